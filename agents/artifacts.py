@@ -1,0 +1,185 @@
+"""What a run leaves for the eye: its learning curve, and a video of what the policy does and sees."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import gymnasium as gym
+import imageio.v3 as iio
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from gqn_rl.agents.build import make_env
+from gqn_rl.agents.evaluation import Policy
+from gqn_rl.agents.runs import Row
+from gqn_rl.agents.seeding import HELD_OUT, own_randomness
+from gqn_rl.agents.vec_scene import SceneVector
+from gqn_rl.files import atomic_path
+from gqn_rl.types import SceneEncoder
+
+#: Pixels: side of the large picture, height of a line of text, and the margin between panels.
+PICTURE: Final = 320
+LINE: Final = 20
+MARGIN: Final = 8
+_INK, _PAPER = (30, 30, 30), (255, 255, 255)
+#: Frames a second for an environment whose metadata do not say.
+DEFAULT_FPS: Final = 10
+#: Seconds that the last frame of an episode stays.
+PAUSE: Final = 0.5
+
+
+def draw_learning_curve(path: Path, rows: Sequence[Row], random_policy: Mapping[str, Any], title: str) -> None:
+    """Write a PNG of score, and of success where there is any, against environment steps.
+
+    ``random_policy`` holds the ``score`` and ``success`` of uniformly random actions: the dashed lines.
+    """
+    has_success = any(not math.isnan(row.success) for row in rows)
+    figure = Figure(figsize=(10 if has_success else 5.5, 4), layout="constrained")
+    axes = list(figure.subplots(1, 2 if has_success else 1, squeeze=False)[0])
+    steps = [row.step for row in rows]
+    curves = [("score", "mean return of an episode", [row.score for row in rows])]
+    if has_success:
+        curves.insert(0, ("success", "episodes that end in success", [row.success for row in rows]))
+    for axis, (name, label, values) in zip(axes, curves, strict=True):
+        axis.plot(steps, values, color="tab:blue", marker="o", markersize=3, label="policy")
+        if random_policy.get(name) is not None:
+            axis.axhline(random_policy[name], color="tab:gray", linestyle="--", label="random actions")
+        axis.set_xlabel("environment steps")
+        axis.set_ylabel(label)
+        axis.set_xlim(left=0)
+        axis.grid(alpha=0.3)
+        axis.legend(loc="lower right")
+    if has_success:
+        axes[0].set_ylim(-0.03, 1.03)
+        axes[0].yaxis.set_major_formatter(PercentFormatter(1.0))
+    figure.suptitle(title)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+def film_episodes(
+    env_id: str,
+    env_kwargs: Mapping[str, Any],
+    policy: Policy,
+    encoder: SceneEncoder | None,
+    proprio: bool,
+    episodes: int,
+    first_seed: int = 0,
+    check_stop: Callable[[], None] = lambda: None,
+) -> tuple[list[NDArray[np.uint8]], int]:
+    """Frames (H, W, 3) uint8 of ``episodes`` deterministic episodes, and how many to show a second.
+
+    Left is the environment's own picture; right, where it shows views, what the encoder gets (without an encoder,
+    the policy), enlarged without smoothing. The episodes are the first ones of
+    :func:`gqn_rl.agents.evaluation.evaluate`. No frames come back from an environment that neither draws itself nor
+    shows views.
+    """
+    env = make_env(env_id, env_kwargs, render_mode="rgb_array")
+    try:
+        frames: list[NDArray[np.uint8]] = []
+        fps = round(env.metadata.get("render_fps") or DEFAULT_FPS)
+        scene_vector = None if encoder is None else SceneVector(encoder, env.observation_space, proprio)
+        with own_randomness(HELD_OUT + first_seed):
+            for episode in range(episodes):
+                title = f"episode {episode + 1} of {episodes}"
+                for frame in _film_one(env, policy, scene_vector, HELD_OUT + first_seed + episode, title):
+                    check_stop()
+                    frames.append(frame)
+                frames.extend(frames[-1:] * round(PAUSE * fps))
+        return frames, fps
+    finally:
+        env.close()
+
+
+def _film_one(
+    env: gym.Env[Any, Any], policy: Policy, scene_vector: SceneVector | None, seed: int, title: str
+) -> Iterator[NDArray[np.uint8]]:
+    observation, info = env.reset(seed=seed)
+    total, step, done = 0.0, 0, False
+    while True:
+        success = "   success" if info.get("is_success") else ""
+        caption = f"{title}   step {step}   return {total:.2f}{success}"
+        frame = compose_frame(env.render(), views_in(observation), caption)
+        if frame is None:
+            return
+        yield frame
+        if done:
+            return
+        if isinstance(observation, dict):
+            batch: Any = {key: np.asarray(value)[None] for key, value in observation.items()}
+        else:
+            batch = np.asarray(observation)[None]
+        action = policy(batch if scene_vector is None else scene_vector(batch))[0]
+        observation, reward, terminated, truncated, info = env.step(action)
+        total, step, done = total + float(reward), step + 1, terminated or truncated
+
+
+def compose_frame(picture: Any, views: NDArray[np.uint8] | None, caption: str) -> NDArray[np.uint8] | None:
+    """One frame: ``picture`` (H, W, 3) or None beside ``views`` (K, h, w, 3) or None, above a caption."""
+    panels = []
+    if isinstance(picture, np.ndarray) and picture.ndim == 3:
+        height = PICTURE
+        width = round(picture.shape[1] * height / picture.shape[0])
+        panels.append(Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS))
+    if views is not None:
+        panels.append(_view_grid(views))
+    if not panels:
+        return None
+    width = sum(panel.width for panel in panels) + MARGIN * (len(panels) - 1)
+    canvas = Image.new("RGB", (width + width % 2, PICTURE + LINE), _PAPER)  # the video codec wants even sides
+    left = 0
+    for panel in panels:
+        canvas.paste(panel, (left, 0))
+        left += panel.width + MARGIN
+    ImageDraw.Draw(canvas).text((4, PICTURE + 3), caption, _INK, ImageFont.load_default(12))
+    return np.asarray(canvas)
+
+
+def write_video(path: Path, frames: Sequence[NDArray[np.uint8]], fps: int) -> Path:
+    """Write ``path`` with suffix ``.mp4``, or ``.gif`` where imageio-ffmpeg is missing; returns what was written."""
+    stack = np.stack(frames)
+    if importlib.util.find_spec("imageio_ffmpeg") is not None:
+        path = path.with_suffix(".mp4")
+        with atomic_path(path) as temporary:
+            options: dict[str, Any] = {"codec": "libx264", "macro_block_size": 2, "ffmpeg_log_level": "error"}
+            iio.imwrite(temporary, stack, plugin="FFMPEG", fps=fps, **options)
+    else:
+        path = path.with_suffix(".gif")
+        with atomic_path(path) as temporary:
+            iio.imwrite(temporary, stack, plugin="pillow", duration=1000 / fps, loop=0)
+    return path
+
+
+def views_in(observation: Any) -> NDArray[np.uint8] | None:
+    """The images in an observation, (K, h, w, 3): those of an encoder, or those of one stacked by channel."""
+    if isinstance(observation, dict):
+        return observation.get("images")
+    image = np.asarray(observation)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] % 3:
+        return None
+    height, width, channels = image.shape
+    return image.reshape(height, width, channels // 3, 3).transpose(2, 0, 1, 3)
+
+
+def _view_grid(views: NDArray[np.uint8]) -> Image.Image:
+    """The K views under their labels, in a grid as high as the picture."""
+    rows = math.ceil(math.sqrt(len(views)))
+    columns = math.ceil(len(views) / rows)
+    cell = PICTURE // rows
+    scale = (cell - LINE) / max(views.shape[1:3])
+    scale = math.floor(scale) if scale >= 1 else scale
+    height, width = round(views.shape[1] * scale), round(views.shape[2] * scale)
+    grid = Image.new("RGB", (columns * max(cell, width), PICTURE), _PAPER)
+    draw, font = ImageDraw.Draw(grid), ImageFont.load_default(12)
+    for index, view in enumerate(views):
+        left, top = index // rows * max(cell, width), index % rows * cell
+        draw.text((left, top + 3), f"what it sees: camera {index + 1}", _INK, font)
+        grid.paste(Image.fromarray(view).resize((width, height), Image.Resampling.NEAREST), (left, top + LINE))
+    return grid

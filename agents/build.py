@@ -1,0 +1,215 @@
+"""From names and numbers to environments and models, with one clear line when a name or a number is wrong."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import importlib
+import inspect
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, Final, Literal
+
+import gymnasium as gym
+import stable_baselines3
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec, load_env_creator, registry
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
+
+from gqn_rl.agents.vec_scene import VecSceneObservation
+from gqn_rl.config import UserError
+from gqn_rl.types import SceneEncoder
+
+Workers = Literal["in_process", "subprocess"]
+
+ALGORITHMS: Final = ("SAC", "TD3", "PPO", "DDPG", "A2C", "DQN")
+#: Constructor arguments that the run decides, not the configuration.
+_OURS: Final = ("self", "policy", "env", "seed", "verbose", "tensorboard_log", "_init_setup_model")
+
+
+def make_env(env_id: str, env_kwargs: Mapping[str, Any], render_mode: str | None = None) -> gym.Env[Any, Any]:
+    """One environment by its Gymnasium id, ``my_pkg:MyEnv-v0`` included; raises :class:`UserError`."""
+    spec = find_env(env_id)
+    _check_env_kwargs(spec, env_kwargs)
+    kwargs = copy.deepcopy(dict(env_kwargs))
+    if render_mode is not None:
+        kwargs["render_mode"] = render_mode
+    try:
+        return gym.make(spec, **kwargs)
+    except (TypeError, ValueError, gym.error.Error) as error:
+        raise UserError(f"environment {env_id} with {dict(env_kwargs)}: {_one_line(error)}") from error
+
+
+def find_env(env_id: str) -> EnvSpec:
+    """The registration of ``env_id``; raises :class:`UserError` with close matches for one that does not exist."""
+    module, _, name = env_id.rpartition(":")
+    try:
+        if module:
+            importlib.import_module(module)
+        return gym.spec(name)
+    except ModuleNotFoundError as error:
+        raise UserError(f"environment id {env_id!r}: no module named {error.name!r} to import") from None
+    except gym.error.Error as error:
+        hint = _did_you_mean(name, registry)
+        if not module:
+            hint += "; an environment of your own is named module:Id, such as my_package:MyEnv-v0"
+        raise UserError(f"unknown environment id {env_id!r}{hint} ({_one_line(error)})") from None
+
+
+def make_vec_env(
+    env_id: str,
+    env_kwargs: Mapping[str, Any],
+    n_envs: int,
+    seed: int,
+    workers: Workers = "in_process",
+) -> VecEnv:
+    """``n_envs`` monitored environments, in this process or one process each; the first reset uses seed + index.
+
+    Raises :class:`UserError` for an id that does not exist and for keyword arguments that the environment refuses.
+    """
+    if workers == "subprocess":
+        make_env(env_id, env_kwargs).close()  # a worker that fails to start would only say EOFError
+        # fork would copy live OpenGL contexts and hang.
+        venv: VecEnv = SubprocVecEnv([partial(_make_in_worker, env_id, env_kwargs)] * n_envs, start_method="forkserver")
+    else:
+        venv = DummyVecEnv([partial(_make_monitored, env_id, env_kwargs)] * n_envs)
+    venv.seed(seed)
+    return venv
+
+
+def see_with(encoder: SceneEncoder | None, venv: VecEnv, proprio: bool = True) -> VecEnv:
+    """``venv`` seen through ``encoder``; ``venv`` itself without one.
+
+    Raises :class:`UserError` when the environment shows no views, or when its cameras are not those that the encoder
+    was trained with (``encoder.check(camera_metadata)``, where it has such a method).
+    """
+    if encoder is None:
+        return venv
+    try:
+        seen = VecSceneObservation(venv, encoder, proprio)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    check = getattr(encoder, "check", None)
+    if check is not None and venv.has_attr("camera_metadata"):
+        check(venv.get_attr("camera_metadata", [0])[0])
+    return seen
+
+
+def resolve_algorithm(name: str) -> type[BaseAlgorithm]:
+    """A Stable-Baselines3 algorithm by its name, or any class with its interface as ``module:Class``.
+
+    Raises :class:`UserError` with the valid choices.
+    """
+    if name in ALGORITHMS:
+        algorithm = getattr(stable_baselines3, name)
+        assert issubclass(algorithm, BaseAlgorithm)
+        return algorithm
+    module, colon, class_name = name.partition(":")
+    choices = f"valid: {', '.join(ALGORITHMS)}, or module:Class such as sb3_contrib:TQC"
+    if not colon:
+        raise UserError(f"unknown algorithm {name!r}{_did_you_mean(name, ALGORITHMS)}; {choices}")
+    try:
+        found = getattr(importlib.import_module(module), class_name)
+    except ImportError as error:
+        raise UserError(f"algorithm {name!r}: {_one_line(error)}; {choices}") from None
+    except AttributeError:
+        raise UserError(f"algorithm {name!r}: module {module!r} has no {class_name!r}; {choices}") from None
+    if not (isinstance(found, type) and issubclass(found, BaseAlgorithm)):
+        raise UserError(f"algorithm {name!r} is not a Stable-Baselines3 algorithm; {choices}")
+    return found
+
+
+def check_algorithm_kwargs(algorithm: type[BaseAlgorithm], kwargs: Mapping[str, Any]) -> None:
+    """Raise :class:`UserError` for a keyword that the constructor does not have, naming close matches."""
+    parameters = inspect.signature(algorithm).parameters
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    valid = [name for name in parameters if name not in _OURS]
+    for name in kwargs:
+        if name not in valid:
+            raise UserError(
+                f"{algorithm.__name__} takes no argument {name!r}{_did_you_mean(name, valid)}; "
+                f"valid: {', '.join(valid)}"
+            )
+
+
+def build_model(
+    algorithm: type[BaseAlgorithm],
+    venv: VecEnv,
+    *,
+    policy: str | None,
+    kwargs: Mapping[str, Any],
+    total_steps: int,
+    seed: int,
+) -> BaseAlgorithm:
+    """A fresh model of ``algorithm`` for ``venv``.
+
+    ``policy`` None picks the one for the observation: ``MultiInputPolicy`` for a Dict, ``CnnPolicy`` for an image,
+    else ``MlpPolicy``. A replay buffer larger than the run is cut to the run's length: the rest would never be
+    filled. Raises :class:`UserError` for arguments that the constructor refuses.
+    """
+    check_algorithm_kwargs(algorithm, kwargs)
+    arguments = copy.deepcopy(dict(kwargs))  # SB3 adds to policy_kwargs
+    if isinstance(arguments.get("train_freq"), list):  # YAML has no tuples, and SB3 takes nothing else
+        arguments["train_freq"] = tuple(arguments["train_freq"])
+    parameters = inspect.signature(algorithm).parameters
+    if "buffer_size" in parameters:
+        size = arguments.get("buffer_size", parameters["buffer_size"].default)
+        rounds = -(-total_steps // venv.num_envs)
+        arguments["buffer_size"] = min(size, rounds * venv.num_envs)
+    try:
+        return algorithm(policy or _policy_for(venv.observation_space), venv, seed=seed, **arguments)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise UserError(f"{algorithm.__name__} with {dict(kwargs)}: {_one_line(error)}") from error
+
+
+def _make_monitored(env_id: str, env_kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
+    return Monitor(make_env(env_id, env_kwargs))
+
+
+def _make_in_worker(env_id: str, env_kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
+    if multiprocessing.parent_process() is not None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides when to stop
+    return _make_monitored(env_id, env_kwargs)
+
+
+def _check_env_kwargs(spec: EnvSpec, kwargs: Mapping[str, Any]) -> None:
+    creator: Callable[..., Any] | str | None = spec.entry_point
+    if isinstance(creator, str):
+        try:
+            creator = load_env_creator(creator)
+        except ImportError as error:
+            raise UserError(f"environment {spec.id}: {_one_line(error)}") from error
+    if creator is None:
+        return
+    parameters = inspect.signature(creator).parameters
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    valid = [*parameters, "max_episode_steps"]  # the last is taken by gymnasium.make
+    for name in kwargs:
+        if name not in valid:
+            raise UserError(
+                f"environment {spec.id} takes no argument {name!r}{_did_you_mean(name, valid)}; "
+                f"valid: {', '.join(valid)}"
+            )
+
+
+def _policy_for(space: spaces.Space[Any]) -> str:
+    if isinstance(space, spaces.Dict):
+        return "MultiInputPolicy"
+    return "CnnPolicy" if is_image_space(space) else "MlpPolicy"
+
+
+def _did_you_mean(name: str, valid: Iterable[str]) -> str:
+    by_lower_case = {choice.lower(): choice for choice in valid}
+    close = difflib.get_close_matches(name.lower(), by_lower_case, n=3)
+    return f"; did you mean {' or '.join(repr(by_lower_case[match]) for match in close)}?" if close else ""
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

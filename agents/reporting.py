@@ -1,0 +1,95 @@
+"""What a run tells people: lines as it goes, a paragraph and a video at the end."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from tqdm import tqdm
+
+from gqn_rl.agents.artifacts import film_episodes, write_video
+from gqn_rl.agents.evaluation import Evaluation, deterministic
+from gqn_rl.types import SceneEncoder
+
+
+def say(text: str) -> None:
+    """Print a line to standard output at once, above any progress bar."""
+    tqdm.write(text, file=sys.stdout)
+    sys.stdout.flush()
+
+
+def scores(success: float | None, score: float) -> str:
+    """``success 80%, score -3.21``, without the first where the environment does not say."""
+    shown = "" if success is None or math.isnan(success) else f"success {success:.0%}, "
+    return f"{shown}score {score:.2f}"
+
+
+def describe(
+    *,
+    env_id: str,
+    algorithm: str,
+    encoder: str | None,
+    result: Evaluation,
+    random_policy: Mapping[str, Any],
+    steps: int,
+    wall_s: float,
+    folder: Path,
+    video: Path | None,
+) -> str:
+    """One paragraph of plain English on what a run achieved, where it is, and how to watch it.
+
+    ``random_policy`` holds the ``score`` and ``success`` of uniformly random actions in the same episodes.
+    """
+    episodes = len(result.returns)
+    if math.isnan(result.success):
+        achieved = f"gets a mean return of {result.score:.2f} over {episodes} held-out episodes"
+        compared = f"get {random_policy['score']:.2f}"
+    else:
+        achieved = f"succeeds in {result.success:.0%} of {episodes} held-out episodes (mean return {result.score:.2f})"
+        compared = f"succeed in {random_policy['success']:.0%} (mean return {random_policy['score']:.2f})"
+    eyes = f"the scene vectors of encoder {encoder}" if encoder else "the environment's own observation"
+    shown = "learning_curve.png" + (f", {video.name}" if video else "")
+    return (
+        f"After {steps:,} steps of {env_id} ({_duration(wall_s)}), the {algorithm} policy on {eyes} {achieved}; "
+        f"uniformly random actions {compared}. Everything is in {folder}: {shown}, evaluations.csv, and the policies "
+        f"best_model.zip and final_model.zip. Watch it again with: gqn-rl evaluate {folder}"
+    )
+
+
+def film(
+    path: Path,
+    *,
+    env_id: str,
+    env_kwargs: Mapping[str, Any],
+    model: BaseAlgorithm,
+    encoder: SceneEncoder | None,
+    proprio: bool,
+    episodes: int,
+    first_seed: int = 0,
+    check_stop: Callable[[], None] = lambda: None,
+) -> Path | None:
+    """Write a video of held-out episodes; where that fails, say why and return None.
+
+    Renderers fail in ways of their own, which must not cost a trained policy its summary.
+    """
+    try:
+        frames, fps = film_episodes(
+            env_id, env_kwargs, deterministic(model), encoder, proprio, episodes, first_seed, check_stop
+        )
+        if frames:
+            return write_video(path, frames, fps)
+        reason = "the environment does not draw itself"
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+    say(f"note: no video ({reason})")
+    return None
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

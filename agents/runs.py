@@ -1,0 +1,228 @@
+"""The rules of a run's folder: what lies where, who may write, what resumes and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import io
+import os
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+import gqn_rl
+from gqn_rl.agents.checkpoints import disk_errors
+from gqn_rl.config import UserError, read_yaml
+from gqn_rl.files import read_json, write_json, write_text
+
+#: Packages whose version can change a result.
+PACKAGES: Final = ("torch", "stable-baselines3", "gymnasium", "mujoco", "numpy")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One evaluation: a line of ``evaluations.csv``."""
+
+    task: str
+    arm: str
+    seed: int
+    step: int  #: environment steps taken in training, all environments together
+    score: float  #: mean undiscounted return over the evaluation's episodes
+    success: float  #: share of episodes whose last step was a success; nan if the environment does not say
+    wall_s: float  #: seconds of training so far, evaluations included, stops not
+    length: float  #: mean steps of an episode
+
+
+class RunFolder:
+    """The files of one run."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.versions = self.path / "versions.json"
+        self.encoder = self.path / "encoder.json"
+        self.evaluations = self.path / "evaluations.csv"
+        self.random_policy = self.path / "random_policy.json"
+        self.checkpoints = self.path / "checkpoint"
+        self.best_model = self.path / "best_model.zip"
+        self.final_model = self.path / "final_model.zip"
+        self.learning_curve = self.path / "learning_curve.png"
+        #: Written last: its presence says that the run is finished.
+        self.summary = self.path / "summary.json"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is complete."""
+        return self.summary.exists()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from writing this run; raises :class:`UserError` when one already does.
+
+        The lock goes with the process, however it ends.
+        """
+        with disk_errors(str(self.path)):
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                file = open(self.path / ".lock", "w")  # noqa: SIM115 - open as long as the run
+            except (FileExistsError, NotADirectoryError, PermissionError) as error:
+                raise UserError(f"cannot write to the run folder {self.path}: {error.strerror}") from None
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"{self.path} is being trained by another process; use another --out") from None
+            yield
+
+    def refuse_finished(self) -> None:
+        """Raise :class:`UserError` when the run is complete."""
+        if self.finished:
+            raise UserError(
+                f"{self.path} holds a finished run, which is never overwritten: "
+                f"replay it with 'evaluate {self.path}', or train with another --out or --seed"
+            )
+
+    def claim(self, config: Mapping[str, Any], encoder_hash: str | None) -> bool:
+        """Make sure that this run may go on, or begin, here; to be called under the lock.
+
+        Returns whether it had begun. Raises :class:`UserError` when it is finished, when it was begun with another
+        configuration or encoder, and when something else is in the folder.
+        """
+        self.refuse_finished()
+        for path in self.path.iterdir():
+            if path.name.startswith(".") and ".tmp" in path.name:  # a process was killed while it wrote this
+                path.unlink()
+        if self.config.exists():
+            check_same_config(self.path, read_yaml(self.config), config)
+            self.check_encoder(encoder_hash)
+            return True
+        ours = {self.path / ".lock", self.encoder, self.versions}
+        for path in self.path.iterdir():
+            if path not in ours:
+                raise UserError(f"{self.path} is not empty and holds no run (it has {path.name}); use another --out")
+        return False
+
+    def begin(self, config: Mapping[str, Any], encoder: str | None, encoder_hash: str | None) -> None:
+        """Write what the run is about to be done with."""
+        write_json(self.encoder, {"encoder": encoder, "encoder_hash": encoder_hash})
+        write_json(self.versions, {**versions(), "encoder_hash": encoder_hash})
+        write_text(self.config, yaml.safe_dump(dict(config), sort_keys=False))  # last: it marks the run as begun
+
+    def changed_versions(self) -> list[str]:
+        """Packages that are not of the version that this run was begun with, as ``name old -> new``."""
+        begun_with, now = read_json(self.versions), versions()
+        return [
+            f"{name} {begun_with.get(name)} -> {now[name]}" for name in PACKAGES if begun_with.get(name) != now[name]
+        ]
+
+    def check_encoder(self, encoder_hash: str | None) -> None:
+        """Raise :class:`UserError` unless ``encoder_hash`` is that of the encoder which this run was trained with."""
+        trained_with = read_json(self.encoder)
+        if trained_with["encoder_hash"] != encoder_hash:
+            raise UserError(
+                f"{self.path} was trained with encoder {trained_with['encoder']} ({trained_with['encoder_hash']}), "
+                f"which is not the one given ({encoder_hash}); its policy would see meaningless numbers"
+            )
+
+    def rows(self) -> list[Row]:
+        """The evaluations so far, in order; a line that a kill left half written does not count."""
+        if not self.evaluations.exists():
+            return []
+        whole = [line for line in self.evaluations.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        try:
+            return [
+                Row(
+                    task=line["task"],
+                    arm=line["arm"],
+                    seed=int(line["seed"]),
+                    step=int(line["step"]),
+                    score=float(line["score"]),
+                    success=float(line["success"]),
+                    wall_s=float(line["wall_s"]),
+                    length=float(line["length"]),
+                )
+                for line in csv.DictReader(whole)
+            ]
+        except (KeyError, TypeError, ValueError):
+            raise UserError(f"{self.evaluations} is damaged; restore it, or train into another --out") from None
+
+    def cut_rows(self, step: int) -> list[Row]:
+        """Drop the evaluations after ``step``, which a resumed run makes again; returns those that stay."""
+        kept = [row for row in self.rows() if row.step <= step]
+        write_text(self.evaluations, _csv([row.name for row in fields(Row)], *(asdict(row).values() for row in kept)))
+        return kept
+
+    def append_row(self, row: Row) -> None:
+        """Add one evaluation; it is on disk when this returns."""
+        with disk_errors(str(self.evaluations)), open(self.evaluations, "a", newline="") as file:
+            file.write(_csv(asdict(row).values()))
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def check_same_config(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Raise :class:`UserError` naming every key in which two configurations differ, and both values."""
+    before, after = _flatten(old), _flatten(new)
+    differences = [
+        f"{key} was {before.get(key)!r} and is now {after.get(key)!r}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+    ]
+    if differences:
+        raise UserError(f"{path} holds a run with another configuration: {'; '.join(differences)}; use another --out")
+
+
+def versions() -> dict[str, str | None]:
+    """What a result depends on besides its configuration; None for what is not installed."""
+    found: dict[str, str | None] = {
+        "gqn_rl": gqn_rl.__version__,
+        "git_commit": _git_commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def _git_commit() -> str | None:
+    """The commit of the clone this code runs from, with ``+`` if files were changed; None outside a clone."""
+    root = Path(gqn_rl.__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        return commit + ("+" if _git(root, "status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _csv(*lines: Any) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()

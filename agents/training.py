@@ -1,0 +1,304 @@
+"""Train a policy: exactly resumable, evaluated on held-out episodes as it learns, and summed up at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from pydantic import Field, NonNegativeInt, PositiveInt
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+from tqdm import tqdm
+
+from gqn_rl.agents.artifacts import draw_learning_curve
+from gqn_rl.agents.build import (
+    Workers,
+    build_model,
+    check_algorithm_kwargs,
+    make_vec_env,
+    resolve_algorithm,
+    see_with,
+)
+from gqn_rl.agents.callbacks import Clock, EvaluationCallback, ProgressCallback, StretchCallback
+from gqn_rl.agents.checkpoints import Checkpoint, disk_errors, latest_checkpoint
+from gqn_rl.agents.evaluation import Evaluation, deterministic, evaluate, uniform_random
+from gqn_rl.agents.interrupts import StopRequest, TrainingInterrupted
+from gqn_rl.agents.reporting import describe, film, say, scores
+from gqn_rl.agents.runs import Row, RunFolder
+from gqn_rl.agents.seeding import HELD_OUT, stretch_seeds
+from gqn_rl.agents.tracking import Tracker, TrackingMode, check_tracking
+from gqn_rl.agents.vec_scene import encoder_hash
+from gqn_rl.config import Config
+from gqn_rl.files import atomic_path, read_json, write_json
+from gqn_rl.types import SceneEncoder
+
+#: Episodes in a run's video.
+FILMED: Final = 4
+#: Evaluation environments that are stepped, and encoded, together.
+EVALUATION_BATCH: Final = 10
+
+
+class EnvConfig(Config):
+    """Which environment."""
+
+    id: str  #: Gymnasium's id; one of your own as ``module:Id``
+    kwargs: dict[str, Any] = Field(default_factory=dict)  #: for its constructor
+
+
+class AlgorithmConfig(Config):
+    """Which algorithm."""
+
+    id: str = "SAC"  #: of Stable-Baselines3, or ``module:Class`` with its interface
+    policy: str | None = None  #: None picks the one for the observation
+    kwargs: dict[str, Any] = Field(default_factory=dict)  #: for its constructor
+
+
+class EvaluationConfig(Config):
+    """How often, and how well, the policy is measured."""
+
+    every: PositiveInt = 1000  #: environment steps
+    episodes: PositiveInt = 50
+
+
+class TrainConfig(Config):
+    """One training run."""
+
+    env: EnvConfig
+    encoder: str | None = None  #: a name, a path, or ``module:Class``; None: the policy sees the observation itself
+    proprio: bool = True  #: whether the policy gets the proprioception beside the scene vector
+    algorithm: AlgorithmConfig = AlgorithmConfig()
+    total_steps: PositiveInt  #: environment steps, all environments together
+    n_envs: PositiveInt = 1
+    workers: Workers = "in_process"
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint_every: PositiveInt = 1000  #: environment steps; also where every run resets its environments
+    seed: NonNegativeInt = Field(default=0, lt=HELD_OUT)
+    wandb: TrackingMode = "offline"
+    threads: PositiveInt | None = None  #: PyTorch's threads; None leaves PyTorch's choice
+    task: str | None = None  #: this run's name in tables; None: the environment's id
+    arm: str | None = None  #: what is compared, in tables; None: the encoder's name, or ``observation``
+
+
+def train(folder: Path, config: TrainConfig, encoder: SceneEncoder | None = None) -> dict[str, Any]:
+    """Do the run ``config`` in ``folder``, or go on with it; returns what ``summary.json`` holds.
+
+    A run that was stopped, in whatever way, and is started again with the same arguments ends with the same policy
+    and the same evaluations, bit for bit, as one that was not, given the same machine and versions, an environment
+    that follows from its reset seed alone, and an algorithm whose state is in its zip and its replay buffer.
+
+    Raises:
+        UserError: something the user can mend, before any work is done where possible.
+        TrainingInterrupted: SIGINT or SIGTERM came; the same call goes on from the last checkpoint.
+    """
+    run = RunFolder(folder)
+    run.refuse_finished()
+    check_tracking(config.wandb)
+    algorithm = resolve_algorithm(config.algorithm.id)
+    check_algorithm_kwargs(algorithm, config.algorithm.kwargs)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    fingerprint = None if encoder is None else encoder_hash(encoder)
+
+    with contextlib.ExitStack() as stack:
+        venv = make_envs(config, encoder, config.n_envs)
+        stack.callback(venv.close)
+        stack.enter_context(disk_errors(str(folder)))
+        stack.enter_context(run.locked())
+        begun = run.claim(config.to_dict(), fingerprint)
+        checkpoint = _find_checkpoint(run) if begun else None
+        model = _load(algorithm, config, checkpoint, venv) if checkpoint else _fresh(algorithm, config, venv)
+        if not begun:
+            run.begin(config.to_dict(), config.encoder, fingerprint)
+        elif changed := run.changed_versions():
+            say(f"note: {', '.join(changed)} since this run began; it will not repeat exactly")
+        say(f"resuming {folder} at step {checkpoint.step:,}" if checkpoint else f"training in {folder}")
+
+        stop = stack.enter_context(StopRequest())
+
+        def check_stop() -> None:
+            if stop.received:
+                raise TrainingInterrupted(model.num_timesteps)
+
+        # In this process a larger batch of episodes saves encoder calls; in workers it would cost processes.
+        batch = config.n_envs if config.workers == "subprocess" else EVALUATION_BATCH
+        held_out = make_envs(config, encoder, min(batch, config.evaluation.episodes))
+        stack.callback(held_out.close)
+        random_policy = _random_policy(run, held_out, config.evaluation.episodes, check_stop)
+        clock = Clock(checkpoint.wall_s if checkpoint else 0.0)
+        tracker = Tracker(config.wandb, folder, folder.name, config.to_dict())
+        stack.callback(tracker.close)
+        model.set_logger(tracker.logger())
+        bar = stack.enter_context(
+            tqdm(total=config.total_steps, initial=model.num_timesteps, unit="step", disable=None, dynamic_ncols=True)
+        )
+        rows = _restore_records(run, checkpoint)
+
+        def measure(step: int) -> Evaluation:
+            result = evaluate(deterministic(model), held_out, config.evaluation.episodes, check_stop=check_stop)
+            if not rows or result.score > max(row.score for row in rows):
+                _save_model(model, run.best_model)
+            rows.append(_row(config, step, result, clock))
+            run.append_row(rows[-1])
+            tracker.log(step, {"score": result.score, "success": result.success, "length": result.length})
+            bar.set_postfix_str(scores(result.success, result.score))
+            say(
+                f"step {step:>7,} of {config.total_steps:,}: {scores(result.success, result.score)}"
+                f"   (random actions: {scores(random_policy['success'], random_policy['score'])})"
+            )
+            return result
+
+        def best_model() -> Path | None:
+            return run.best_model if rows else None
+
+        callbacks = [
+            EvaluationCallback(config.evaluation.every, rows[-1].step if rows else 0, measure),
+            StretchCallback(config.checkpoint_every, config.seed, run.checkpoints, best_model, clock),
+            ProgressCallback(bar, stop),
+        ]
+        remaining = config.total_steps - model.num_timesteps
+        model.learn(remaining, callback=callbacks, reset_num_timesteps=checkpoint is None)
+        check_stop()
+        result = measure(model.num_timesteps)
+        bar.close()
+        _save_model(model, run.final_model)
+        summary = _sum_up(run, config, model, encoder, fingerprint, result, rows, random_policy, tracker, check_stop)
+        write_json(run.summary, summary)
+        say(str(summary["text"]))
+        return summary
+
+
+def make_envs(config: TrainConfig, encoder: SceneEncoder | None, n_envs: int) -> VecEnv:
+    """Environments as the policy of ``config`` sees them; the one way, for training and for evaluation."""
+    _, seed = stretch_seeds(config.seed, 0)
+    venv = make_vec_env(config.env.id, config.env.kwargs, n_envs, seed, config.workers)
+    try:
+        return see_with(encoder, venv, config.proprio)
+    except BaseException:
+        venv.close()
+        raise
+
+
+def _find_checkpoint(run: RunFolder) -> Checkpoint | None:
+    checkpoint, problems = latest_checkpoint(run.checkpoints)
+    for problem in problems:
+        say(f"note: {problem}; using the one before it")
+    return checkpoint
+
+
+def _fresh(algorithm: type[BaseAlgorithm], config: TrainConfig, venv: VecEnv) -> BaseAlgorithm:
+    return build_model(
+        algorithm,
+        venv,
+        policy=config.algorithm.policy,
+        kwargs=config.algorithm.kwargs,
+        total_steps=config.total_steps,
+        seed=config.seed,
+    )
+
+
+def _load(algorithm: type[BaseAlgorithm], config: TrainConfig, checkpoint: Checkpoint, venv: VecEnv) -> BaseAlgorithm:
+    with warnings.catch_warnings():
+        # SB3 mistakes the n-step buffer that it chose itself, and saved, for one of the user's.
+        warnings.filterwarnings("ignore", message="`n_steps=.*` is ignored because a custom `replay_buffer_class`")
+        model = algorithm.load(checkpoint.model, env=venv, device=config.algorithm.kwargs.get("device", "auto"))
+    checkpoint.restore_replay(model)
+    return model
+
+
+def _restore_records(run: RunFolder, checkpoint: Checkpoint | None) -> list[Row]:
+    """Bring the records back to the checkpoint's moment; returns the evaluations until then."""
+    best = checkpoint.best_model if checkpoint else None
+    if best is not None:
+        with atomic_path(run.best_model) as temporary:
+            shutil.copyfile(best, temporary)
+    else:
+        run.best_model.unlink(missing_ok=True)
+    return run.cut_rows(checkpoint.step if checkpoint else 0)
+
+
+def _random_policy(run: RunFolder, venv: VecEnv, episodes: int, check_stop: Callable[[], None]) -> dict[str, Any]:
+    """How uniformly random actions do in the same episodes; measured once a run."""
+    if not run.random_policy.exists():
+        policy = uniform_random(venv.action_space, venv.num_envs, seed=HELD_OUT)
+        write_json(run.random_policy, evaluate(policy, venv, episodes, check_stop=check_stop).to_dict())
+    return read_json(run.random_policy)
+
+
+def _save_model(model: BaseAlgorithm, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        model.save(temporary)
+
+
+def _row(config: TrainConfig, step: int, result: Evaluation, clock: Clock) -> Row:
+    return Row(
+        task=config.task or config.env.id,
+        arm=config.arm or config.encoder or "observation",
+        seed=config.seed,
+        step=step,
+        score=result.score,
+        success=result.success,
+        wall_s=round(clock.seconds(), 1),
+        length=result.length,
+    )
+
+
+def _sum_up(
+    run: RunFolder,
+    config: TrainConfig,
+    model: BaseAlgorithm,
+    encoder: SceneEncoder | None,
+    fingerprint: str | None,
+    result: Evaluation,
+    rows: list[Row],
+    random_policy: dict[str, Any],
+    tracker: Tracker,
+    check_stop: Callable[[], None],
+) -> dict[str, Any]:
+    """Draw the learning curve, film the policy, and say what the run achieved."""
+    final, best = rows[-1], max(rows, key=lambda row: row.score)
+    title = f"{final.task}: {final.arm}, seed {final.seed}"
+    draw_learning_curve(run.learning_curve, rows, random_policy, title)
+    video = film(
+        run.path / "episodes.mp4",
+        env_id=config.env.id,
+        env_kwargs=config.env.kwargs,
+        model=model,
+        encoder=encoder,
+        proprio=config.proprio,
+        episodes=FILMED,
+        check_stop=check_stop,
+    )
+    tracker.log_files(final.step, run.learning_curve, video)
+    return {
+        "task": final.task,
+        "arm": final.arm,
+        "seed": final.seed,
+        "steps": final.step,
+        "wall_s": final.wall_s,
+        "encoder_hash": fingerprint,
+        "policy": result.to_dict(),
+        "best": {
+            "step": best.step,
+            "score": best.score,
+            "success": None if math.isnan(best.success) else best.success,
+        },
+        "random": random_policy,
+        "video": None if video is None else video.name,
+        "text": describe(
+            env_id=config.env.id,
+            algorithm=config.algorithm.id,
+            encoder=config.encoder,
+            result=result,
+            random_policy=random_policy,
+            steps=final.step,
+            wall_s=final.wall_s,
+            folder=run.path,
+            video=video,
+        ),
+    }

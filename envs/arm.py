@@ -1,0 +1,323 @@
+"""ArmReach: a Kinova Jaco moves its hand into a sphere that it has to find with its cameras."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from types import MappingProxyType
+from typing import Any, Final
+
+import mujoco
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from gqn_rl.cameras import Dome, Fixed
+from gqn_rl.envs import kinova
+from gqn_rl.envs.base import CameraMode, ObservationMode, SceneEnv, choose
+
+#: Seconds between decisions: 10 Hz, so that one decision moves the hand by centimetres.
+CONTROL_STEP: Final = 0.1
+#: Seconds of one physics step; implicit integration is stable well beyond it with these gains.
+PHYSICS_STEP: Final = 0.005
+
+#: Metres. A target is a ball of this radius, and reached when the point between the fingertips is inside it.
+TARGET_RADIUS: Final = 0.09
+#: The same when its size is randomised.
+TARGET_RADII: Final = (0.06, 0.12)
+TARGET_COLOR: Final = (0.85, 0.1, 0.1)
+#: Metres from the base's axis, and above the floor: where a target may be. The arm reaches all of it.
+TARGET_DISTANCE: Final = (0.25, 0.65)
+TARGET_HEIGHT: Final = (0.1, 0.7)
+#: Metres between hand and target at the start of an episode: never there already, and within 2.5 s at 0.4 m/s.
+START_DISTANCE: Final = (0.15, 0.55)
+#: Radians about the home pose, joints 2 to 6: at an episode's start, and in recorded scenes.
+START_SPREAD: Final = np.full(5, 0.1)
+SCENE_SPREAD: Final = np.array([0.9, 0.9, 1.2, 1.2, 1.5])
+
+#: Metres from the base's axis and above the floor that the hand stays within in recorded scenes.
+SCENE_HAND_DISTANCE: Final = 0.8
+SCENE_HAND_HEIGHT: Final = 0.95
+
+RANDOMIZATIONS: Final = ("start", "color", "size", "textures", "light")
+
+#: Metres, half the room's side, and its height.
+ROOM: Final = (3.0, 2.4)
+#: Cameras stand here and look at the middle of the arm's workspace.
+DOME: Final = Dome(center=(0.0, 0.0, 0.4), radius=(1.7, 2.0), elevation=(20.0, 60.0))
+FIXED: Final = Fixed(
+    {name: DOME.at(azimuth, 35.0) for name, azimuth in {"front": 0, "left": 100, "right": -100, "back": 180}.items()}
+)
+
+_PLAIN_FLOOR, _PLAIN_WALL = 0, 0
+
+
+class ArmReach(SceneEnv):
+    """Reach a ball in a room with a six-joint arm, told where to go only by what the cameras see.
+
+    **Action** ``Box(-1, 1, (6,))``: joint velocities as a share of the firmware's limits, 36 deg/s for joints 1-3
+    and 48 deg/s for 4-6, held for 0.1 s by velocity actuators with the real torque limits. Fingers stay half open.
+
+    **Observation** by ``obs_mode``:
+
+    - ``views``: ``images`` (K, H, W, 3) uint8; ``poses`` (K, 5) x, y, z (m), yaw, pitch (rad); ``proprio`` (21,):
+      cosines and sines of the six joint angles, joint velocities as a share of their limits, and the hand's
+      position in metres (forward kinematics, as arm controllers report it);
+    - ``pixels``: the K images stacked by channel, (H, W, 3K) uint8;
+    - ``state`` (27,): proprio, the target's position (m), and the vector from hand to target (m).
+
+    **Reward** at every step: minus the distance in metres, plus 1 while the hand is inside the ball.
+
+    **Episode**: 25 decisions (2.5 s), truncated, never terminated. ``info`` holds ``distance`` (m) and
+    ``is_success``, whether the hand is inside the ball now.
+
+    ``randomize`` lists what changes with each episode: ``start`` (the arm's start pose; otherwise the home pose),
+    ``color`` and ``size`` of the target, ``textures`` of floor and walls, ``light``. The target's place always
+    does. The same seed gives the same episode.
+    """
+
+    scene_factors = ("target", "arm", "appearance")
+    state_groups = MappingProxyType(
+        {"proprio": slice(0, 21), "hand": slice(18, 21), "target": slice(21, 24), "offset": slice(24, 27)}
+    )
+    proprio_size = 21
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": round(1 / CONTROL_STEP)}  # noqa: RUF012
+
+    def __init__(
+        self,
+        *,
+        obs_mode: ObservationMode = "views",
+        cameras: CameraMode = "fixed",
+        views: int = 2,
+        camera_names: tuple[str, ...] | None = None,
+        image_size: int | tuple[int, int] = 64,
+        randomize: Iterable[str] = ("start",),
+        render_mode: str | None = None,
+        render_size: int | tuple[int, int] = 480,
+    ) -> None:
+        self.randomize = frozenset(choose("randomize", name, RANDOMIZATIONS) for name in randomize)
+        super().__init__(
+            _compile(),
+            dome=DOME,
+            fixed=FIXED,
+            obs_mode=obs_mode,
+            cameras=cameras,
+            views=views,
+            camera_names=camera_names,
+            image_size=image_size,
+            render_mode=render_mode,
+            render_size=render_size,
+        )
+        self.action_space = spaces.Box(-1.0, 1.0, (6,), np.float32)
+        model = self.model
+        self._target_body = model.body("target").mocapid[0]
+        self._target_geom = model.geom("target").id
+        self._floor, self._walls = model.geom("floor").id, [model.geom(f"wall_{i}").id for i in range(4)]
+        self._floor_materials = _materials(model, "floor_")
+        self._wall_materials = _materials(model, "wall_")
+        self._hand = model.site(kinova.PINCH_SITE).id
+        self._arm_qpos = np.array([model.joint(name).qposadr[0] for name in kinova.ARM_JOINTS])
+        self._arm_qvel = np.array([model.joint(name).dofadr[0] for name in kinova.ARM_JOINTS])
+        self._finger_qpos = np.array([model.joint(name).qposadr[0] for name in kinova.FINGER_JOINTS])
+        self._substeps = round(CONTROL_STEP / PHYSICS_STEP)
+
+    # Truth ----------------------------------------------------------------------------------------------------
+
+    @property
+    def hand_position(self) -> NDArray[np.float64]:
+        """The point between the fingertips, metres (3,)."""
+        return self.data.site_xpos[self._hand].copy()
+
+    @property
+    def target_position(self) -> NDArray[np.float64]:
+        """The ball's centre, metres (3,)."""
+        return self.data.mocap_pos[self._target_body].copy()
+
+    @property
+    def target_radius(self) -> float:
+        """The ball's radius, metres."""
+        return float(self.model.geom_size[self._target_geom, 0])
+
+    def proprio(self) -> NDArray[np.float32]:
+        angles = self.data.qpos[self._arm_qpos]
+        speeds = self.data.qvel[self._arm_qvel] / kinova.MAX_VELOCITY
+        return np.concatenate([np.cos(angles), np.sin(angles), speeds, self.hand_position]).astype(np.float32)
+
+    def state(self) -> NDArray[np.float32]:
+        hand, target = self.hand_position, self.target_position
+        return np.concatenate([self.proprio(), target, target - hand]).astype(np.float32)
+
+    # Gymnasium ------------------------------------------------------------------------------------------------
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode; takes no options."""
+        super().reset(seed=seed)
+        mujoco.mj_resetData(self.model, self.data)
+        self._draw_appearance(self.np_random)
+        angles = kinova.HOME.copy()
+        if "start" in self.randomize:
+            angles[0] = self.np_random.uniform(-np.pi, np.pi)
+            angles[1:] += self.np_random.uniform(-START_SPREAD, START_SPREAD)
+        self._set_arm(angles)
+        self._draw_target(self.np_random, near_hand=True)
+        self._place_cameras(new_episode=True)
+        return self._observe(), self._info()
+
+    def step(self, action: NDArray[np.float32]) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Hold joint velocities ``action`` (6,), a share of their limits in [-1, 1], for one control step."""
+        self.data.ctrl[:6] = np.clip(action, -1.0, 1.0) * kinova.MAX_VELOCITY
+        mujoco.mj_step(self.model, self.data, nstep=self._substeps)
+        mujoco.mj_kinematics(self.model, self.data)  # positions of now, not of one physics step ago
+        self._place_cameras(new_episode=False)
+        info = self._info()
+        return self._observe(), float(info["is_success"]) - info["distance"], False, False, info
+
+    def _info(self) -> dict[str, Any]:
+        distance = float(np.linalg.norm(self.target_position - self.hand_position))
+        return {"distance": distance, "is_success": distance < self.target_radius}
+
+    # Scenes ---------------------------------------------------------------------------------------------------
+
+    def draw_factor(self, factor: str, rng: np.random.Generator) -> None:
+        """Draw ``target``, ``arm`` or ``appearance`` anew, over all that an episode may come to show."""
+        choose("factor", factor, self.scene_factors)
+        if factor == "target":
+            self._draw_target(rng, near_hand=False)
+        elif factor == "arm":
+            self._draw_arm(rng)
+        else:
+            self._draw_appearance(rng)
+
+    def _draw_arm(self, rng: np.random.Generator) -> None:
+        """Any pose about home that touches neither itself nor the floor, its hand where a target could be."""
+        while True:
+            angles = kinova.HOME + np.concatenate(
+                [rng.uniform(-np.pi, np.pi, 1), rng.uniform(-SCENE_SPREAD, SCENE_SPREAD)]
+            )
+            self._set_arm(angles)
+            x, y, z = self.hand_position
+            if self.data.ncon == 0 and np.hypot(x, y) < SCENE_HAND_DISTANCE and 0 < z < SCENE_HAND_HEIGHT:
+                return
+
+    def _set_arm(self, angles: NDArray[np.float64]) -> None:
+        self.data.qvel[:] = 0
+        self.data.qpos[self._arm_qpos] = angles
+        self.data.qpos[self._finger_qpos] = kinova.FINGER_ANGLE
+        mujoco.mj_forward(self.model, self.data)
+
+    def _draw_target(self, rng: np.random.Generator, *, near_hand: bool) -> None:
+        low, high = START_DISTANCE
+        while True:
+            # Uniform over the volume of a thick-walled cylinder: the radius's square is uniform.
+            radius = np.sqrt(rng.uniform(*np.square(TARGET_DISTANCE)))
+            angle = rng.uniform(-np.pi, np.pi)
+            position = np.array([radius * np.cos(angle), radius * np.sin(angle), rng.uniform(*TARGET_HEIGHT)])
+            if not near_hand or low <= np.linalg.norm(position - self.hand_position) <= high:
+                break
+        self.data.mocap_pos[self._target_body] = position
+        size = rng.uniform(*TARGET_RADII) if "size" in self.randomize else TARGET_RADIUS
+        self.model.geom_size[self._target_geom, 0] = size
+        self.model.geom_rbound[self._target_geom] = size
+        color = _vivid_color(rng) if "color" in self.randomize else TARGET_COLOR
+        self.model.geom_rgba[self._target_geom, :3] = color
+        mujoco.mj_kinematics(self.model, self.data)
+
+    def _draw_appearance(self, rng: np.random.Generator) -> None:
+        """Floor, walls and light."""
+        floor, wall = _PLAIN_FLOOR, _PLAIN_WALL
+        if "textures" in self.randomize:
+            floor, wall = rng.integers(len(self._floor_materials)), rng.integers(len(self._wall_materials))
+        self.model.geom_matid[self._floor] = self._floor_materials[floor]
+        self.model.geom_matid[self._walls] = self._wall_materials[wall]
+        if "light" in self.randomize:
+            self.model.light_pos[0, :2] = rng.uniform(-1.5, 1.5, 2)
+            self.model.light_diffuse[0] = rng.uniform(0.35, 0.75)
+        mujoco.mj_camlight(self.model, self.data)
+
+
+def _materials(model: mujoco.MjModel, prefix: str) -> list[int]:
+    return [i for i in range(model.nmat) if model.material(i).name.startswith(prefix)]
+
+
+def _vivid_color(rng: np.random.Generator) -> NDArray[np.float64]:
+    """A saturated colour of any hue: one channel high, one low, one between."""
+    return rng.permutation([rng.uniform(0.75, 1.0), rng.uniform(0.0, 0.15), rng.uniform(0.0, 1.0)])
+
+
+def _compile() -> mujoco.MjModel:
+    """The room, the arm and the ball."""
+    spec = mujoco.MjSpec()
+    spec.modelname = "arm_reach"
+    spec.option.timestep = PHYSICS_STEP
+    spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
+    spec.visual.headlight.ambient = [0.35] * 3
+    spec.visual.headlight.diffuse = [0.25] * 3
+    spec.visual.headlight.specular = [0.0] * 3
+    spec.visual.map.znear, spec.visual.map.zfar = 0.01, 20.0
+    spec.stat.extent = 1.0
+    _add_room(spec)
+    kinova.add_jaco(spec)
+    target = spec.worldbody.add_body(name="target", mocap=True, pos=[0.5, 0, 0.4])
+    target.add_geom(
+        name="target",
+        type=mujoco.mjtGeom.mjGEOM_SPHERE,
+        size=[TARGET_RADIUS, 0, 0],
+        rgba=[*TARGET_COLOR, 1],
+        contype=0,
+        conaffinity=0,
+    )
+    return spec.compile()
+
+
+def _add_room(spec: mujoco.MjSpec) -> None:
+    """A square room, its plain and its textured materials, and a lamp."""
+    half, height = ROOM
+    checker, gradient = mujoco.mjtBuiltin.mjBUILTIN_CHECKER, mujoco.mjtBuiltin.mjBUILTIN_GRADIENT
+    flat = mujoco.mjtBuiltin.mjBUILTIN_FLAT
+    looks = {  # material: builtin texture, first and second colour, repeats over the surface
+        "floor_plain": (checker, (0.62, 0.62, 0.6), (0.56, 0.56, 0.55), 6),
+        "floor_wood": (checker, (0.72, 0.5, 0.3), (0.6, 0.4, 0.22), 10),
+        "floor_slate": (checker, (0.35, 0.4, 0.45), (0.45, 0.5, 0.52), 4),
+        "wall_plain": (flat, (0.75, 0.8, 0.85), (0.75, 0.8, 0.85), 1),
+        "wall_sand": (gradient, (0.85, 0.75, 0.55), (0.65, 0.55, 0.4), 1),
+        "wall_sage": (gradient, (0.6, 0.75, 0.6), (0.45, 0.6, 0.5), 1),
+        "wall_brick": (checker, (0.7, 0.4, 0.35), (0.6, 0.33, 0.3), 5),
+        "wall_dusk": (gradient, (0.5, 0.45, 0.65), (0.35, 0.35, 0.5), 1),
+    }
+    for name, (builtin, first, second, repeat) in looks.items():
+        texture = spec.add_texture(name=name, type=mujoco.mjtTexture.mjTEXTURE_2D, builtin=builtin, width=64, height=64)
+        texture.rgb1, texture.rgb2 = first, second
+        material = spec.add_material(name=name, texrepeat=[repeat, repeat], specular=0.0)
+        material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = name
+    solid = {"contype": 1, "conaffinity": 1}
+    plane = mujoco.mjtGeom.mjGEOM_PLANE
+    world = spec.worldbody
+    world.add_geom(name="floor", type=plane, size=[half, half, 0.1], material="floor_plain", **solid)
+    for index, (x, y) in enumerate([(half, 0.0), (-half, 0.0), (0.0, half), (0.0, -half)]):
+        world.add_geom(
+            name=f"wall_{index}",
+            type=plane,
+            size=[half, height / 2, 0.1],
+            pos=[x, y, height / 2],
+            quat=_upright(-x / half, -y / half),
+            material="wall_plain",
+            **solid,
+        )
+    world.add_light(
+        pos=[0.0, 0.0, 2.3],
+        dir=[0.0, 0.0, -1.0],
+        type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL,
+        diffuse=[0.5] * 3,
+        specular=[0.1] * 3,
+        castshadow=True,
+    )
+
+
+def _upright(x: float, y: float) -> NDArray[np.float64]:
+    """Quaternion (4,) that turns a plane's normal to the horizontal direction (x, y), its own y axis upwards."""
+    normal, up = np.array([x, y, 0.0]), np.array([0.0, 0.0, 1.0])
+    matrix = np.stack([np.cross(up, normal), up, normal], axis=1)
+    quat = np.empty(4)
+    mujoco.mju_mat2Quat(quat, matrix.ravel())
+    return quat

@@ -1,0 +1,207 @@
+"""What all environments share: observation modes, cameras, pictures, and being a scene source.
+
+A concrete environment compiles a model and says how an episode begins, what an action does, what is rewarded and
+what is true (``state``); :class:`SceneEnv` gives it eyes.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final, Literal, get_args
+
+import gymnasium as gym
+import mujoco
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from gqn_rl.cameras import CONVENTION, Dome, Fixed
+from gqn_rl.envs.renderer import DETAILED, FAST, SceneRenderer, renderer_version
+from gqn_rl.types import POSE_SIZE, Image, Pose
+
+ObservationMode = Literal["views", "pixels", "state"]
+CameraMode = Literal["fixed", "episode", "moving"]
+
+#: MuJoCo's own default vertical field of view, degrees (XML reference, visual/global fovy).
+FOVY: Final = 45.0
+
+
+def choose(name: str, value: Any, valid: tuple[Any, ...]) -> Any:
+    """Return ``value`` if it is valid; else raise ``ValueError`` naming the field, the value and the choices."""
+    if value not in valid:
+        raise ValueError(f"{name} must be one of {', '.join(map(str, valid))}; got {value!r}")
+    return value
+
+
+def size_pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
+    """``64`` or ``(height, width)`` as a pair; raises ``ValueError`` unless both are at least 1."""
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    if len(pair) != 2 or not all(isinstance(n, (int, np.integer)) and n >= 1 for n in pair):
+        raise ValueError(f"{name} must be a positive integer or (height, width), got {value!r}")
+    return int(pair[0]), int(pair[1])
+
+
+class SceneEnv(gym.Env[Any, NDArray[np.float32]]):
+    """A MuJoCo environment that is seen by cameras.
+
+    Args:
+        model: the compiled model; this environment owns it.
+        dome: where cameras of the modes ``episode`` and ``moving``, and of recordings, may stand.
+        fixed: the named poses of mode ``fixed``.
+        obs_mode: ``views`` (Dict of images, poses, proprio), ``pixels`` (images stacked by channel) or ``state``.
+        cameras: ``fixed`` (named poses), ``episode`` (new poses each episode) or ``moving`` (new poses each step).
+        views: how many cameras look, K >= 1.
+        camera_names: which fixed cameras, K names; the first K of them by default.
+        image_size: height and width of a view, pixels.
+        render_mode: ``rgb_array`` or None; render_size: height and width of ``render()``'s picture, pixels.
+
+    Raises:
+        ValueError: an option has no valid value; the message names the valid ones.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - gymnasium's own declaration
+    scene_factors: tuple[str, ...] = ()
+    state_groups: Mapping[str, slice] = {}  # noqa: RUF012
+    #: Length of the proprioception vector.
+    proprio_size: ClassVar[int]
+
+    def __init__(
+        self,
+        model: mujoco.MjModel,
+        *,
+        dome: Dome,
+        fixed: Fixed,
+        obs_mode: ObservationMode,
+        cameras: CameraMode,
+        views: int,
+        camera_names: tuple[str, ...] | None,
+        image_size: int | tuple[int, int],
+        render_mode: str | None,
+        render_size: int | tuple[int, int],
+    ) -> None:
+        self.obs_mode: ObservationMode = choose("obs_mode", obs_mode, get_args(ObservationMode))
+        self.cameras: CameraMode = choose("cameras", cameras, get_args(CameraMode))
+        self.render_mode = choose("render_mode", render_mode, (None, "rgb_array"))
+        self.image_size = size_pair("image_size", image_size)
+        self.render_size = size_pair("render_size", render_size)
+        if not isinstance(views, (int, np.integer)) or views < 1:
+            raise ValueError(f"views must be an integer of at least 1, got {views!r}")
+        self.views = int(views)
+        self.dome = dome
+        self._fixed_poses = _fixed_poses(fixed, camera_names, self.views) if self.cameras == "fixed" else None
+        self.model = model
+        self.data = mujoco.MjData(model)
+        model.vis.global_.fovy = FOVY
+        self._eyes = SceneRenderer(model, *self.image_size, quality=FAST, views=self.views)
+        self._picture: SceneRenderer | None = None
+        self._poses = np.zeros((self.views, POSE_SIZE), np.float32)
+        self.observation_space = self._observation_space()
+
+    # What a concrete environment says -------------------------------------------------------------------------
+
+    @abstractmethod
+    def state(self) -> NDArray[np.float32]:
+        """Ground truth, float32 (S,)."""
+
+    @abstractmethod
+    def proprio(self) -> NDArray[np.float32]:
+        """What the robot's own sensors say, float32 (P,)."""
+
+    @abstractmethod
+    def draw_factor(self, factor: str, rng: np.random.Generator) -> None:
+        """Draw one factor of the scene anew, for recordings; the others stay."""
+
+    @property
+    def render_pose(self) -> Pose:
+        """Where ``render()`` looks from."""
+        return self.dome.at(-60.0, 25.0)
+
+    # Scene source ---------------------------------------------------------------------------------------------
+
+    def new_scene(self, rng: np.random.Generator) -> None:
+        """Draw every factor of the scene anew."""
+        for factor in self.scene_factors:
+            self.draw_factor(factor, rng)
+
+    def sample_pose(self, rng: np.random.Generator) -> Pose:
+        """A camera pose (5,) in the dome."""
+        return self.dome.sample(rng)
+
+    def render_view(self, pose: Pose) -> Image:
+        """The present scene (H, W, 3) uint8 from ``pose`` (5,)."""
+        return self._eyes.render(self.data, np.asarray(pose)[None])[0]
+
+    def render_views(self, poses: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """The present scene (K, H, W, 3) uint8 from ``poses`` (K, 5)."""
+        return self._eyes.render(self.data, poses)
+
+    @property
+    def camera_metadata(self) -> dict[str, Any]:
+        """What an encoder has to agree with: convention, field of view (degrees), image size, renderer version."""
+        return {
+            "convention": CONVENTION,
+            "fovy": FOVY,
+            "image_size": self.image_size,
+            "renderer": renderer_version(),
+        }
+
+    # Gymnasium ------------------------------------------------------------------------------------------------
+
+    @property
+    def camera_poses(self) -> NDArray[np.float32]:
+        """Where the K cameras are now, (K, 5)."""
+        return self._poses.copy()
+
+    def _place_cameras(self, *, new_episode: bool) -> None:
+        if self._fixed_poses is not None:
+            self._poses = self._fixed_poses
+        elif new_episode or self.cameras == "moving":
+            self._poses = np.stack([self.dome.sample(self.np_random) for _ in range(self.views)])
+
+    def _observe(self) -> Any:
+        if self.obs_mode == "state":
+            return self.state()
+        images = self.render_views(self._poses)
+        if self.obs_mode == "pixels":
+            return np.ascontiguousarray(images.transpose(1, 2, 0, 3)).reshape(*self.image_size, -1)
+        return {"images": images, "poses": self._poses.copy(), "proprio": self.proprio()}
+
+    def _observation_space(self) -> spaces.Space[Any]:
+        height, width = self.image_size
+        if self.obs_mode == "state":
+            return spaces.Box(-np.inf, np.inf, (max(s.stop for s in self.state_groups.values()),), np.float32)
+        if self.obs_mode == "pixels":
+            return spaces.Box(0, 255, (height, width, 3 * self.views), np.uint8)
+        return spaces.Dict(
+            {
+                "images": spaces.Box(0, 255, (self.views, height, width, 3), np.uint8),
+                "poses": spaces.Box(-np.inf, np.inf, (self.views, POSE_SIZE), np.float32),
+                "proprio": spaces.Box(-np.inf, np.inf, (self.proprio_size,), np.float32),
+            }
+        )
+
+    def render(self) -> Image | None:  # type: ignore[override]
+        """A detailed picture (*render_size, 3) uint8 in mode ``rgb_array``."""
+        if self.render_mode is None:
+            return None
+        if self._picture is None:
+            self._picture = SceneRenderer(self.model, *self.render_size, quality=DETAILED)
+        return self._picture.render(self.data, self.render_pose[None])[0]
+
+    def close(self) -> None:
+        """Free the OpenGL resources."""
+        self._eyes.close()
+        if self._picture is not None:
+            self._picture.close()
+            self._picture = None
+
+
+def _fixed_poses(fixed: Fixed, names: tuple[str, ...] | None, views: int) -> NDArray[np.float32]:
+    names = tuple(fixed.poses)[:views] if names is None else tuple(names)
+    if len(names) != views:
+        raise ValueError(
+            f"views={views} fixed cameras need as many names, got {len(names)}: {names}; "
+            f"valid cameras: {', '.join(fixed.poses)}"
+        )
+    return np.stack([fixed.named(name) for name in names])

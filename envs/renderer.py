@@ -1,0 +1,218 @@
+"""Fast headless pictures of a MuJoCo model from the camera poses of :mod:`gqn_rl.types`.
+
+``mujoco.Renderer`` is built for one good-looking picture; a GQN wants a thousand small ones a second. What costs
+time in software OpenGL is multisampling (2.5 times), the 4096-texel shadow map (50 ms a frame), fine spheres and
+cylinders, and reading back frame by frame, so the ``fast`` quality leaves those out and draws all views of one
+moment side by side into one buffer that is read once (benchmarks/rendering.py measures it).
+
+One OpenGL context per process, made when first needed; each renderer keeps its own MuJoCo resources in it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+from dataclasses import dataclass
+from typing import Any, Final
+
+import mujoco
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from gqn_rl.cameras import check_poses
+
+
+class RenderError(RuntimeError):
+    """Rendering cannot work here; the message says what to install or set."""
+
+
+HINT: Final = (
+    "headless OpenGL is missing or broken. On Debian or Ubuntu: "
+    "apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri libgl1; then set MUJOCO_GL=egl before Python starts "
+    "(MUJOCO_GL=osmesa where EGL is not to be had). `gqn-rl doctor` tells more."
+)
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How a model is drawn. Numbers go to ``mjVisual.quality`` (MuJoCo XML reference, visual/quality)."""
+
+    offsamples: int  #: multisamples a pixel
+    numslices: int  #: of a sphere or cylinder, around
+    numstacks: int  #: of a sphere or cylinder, along
+    numquads: int  #: of a box's face
+    shadowsize: int  #: texels of a shadow map's side; 0 draws no shadows
+    geom_groups: tuple[int, ...]  #: which geom groups are drawn
+
+
+#: 64x64 pictures for encoders.
+FAST: Final = Quality(offsamples=0, numslices=12, numstacks=8, numquads=1, shadowsize=0, geom_groups=(0, 2))
+#: Large pictures for people.
+DETAILED: Final = Quality(offsamples=4, numslices=48, numstacks=24, numquads=4, shadowsize=2048, geom_groups=(0, 1))
+
+
+class _Context:
+    """The process's one OpenGL context. Renderers borrow it; it goes with the process."""
+
+    def __init__(self) -> None:
+        self._context: Any = None
+        self._pid = 0
+
+    def make_current(self) -> None:
+        if self._context is not None and self._pid != os.getpid():
+            raise RenderError(
+                "this process was forked from one that had already rendered, which hangs OpenGL; "
+                'start workers with the "forkserver" or "spawn" method'
+            )
+        if self._context is None:
+            self._context = _new_gl_context()
+            self._pid = os.getpid()
+        self._context.make_current()
+
+
+def _new_gl_context() -> Any:
+    try:
+        context = _gl_backend()(64, 64)
+        context.make_current()
+    except Exception as error:  # each GL backend raises its own kinds
+        raise RenderError(f"no OpenGL context ({type(error).__name__}: {error}); {HINT}") from error
+    atexit.register(context.free)  # before the interpreter takes apart what freeing needs
+    return context
+
+
+def _gl_backend() -> Any:
+    """MuJoCo's context class: the one MUJOCO_GL names, EGL on a Linux without a display, else the platform's own."""
+    if sys.platform == "linux" and not os.environ.get("MUJOCO_GL") and not os.environ.get("DISPLAY"):
+        from mujoco.egl import GLContext
+
+        return GLContext
+    return mujoco.GLContext
+
+
+_CONTEXT: Final = _Context()
+
+
+def gl_description() -> dict[str, str]:
+    """The OpenGL vendor, renderer and version in use; raises :class:`RenderError` where there is none."""
+    _CONTEXT.make_current()
+    from OpenGL import GL
+
+    names = {"vendor": GL.GL_VENDOR, "renderer": GL.GL_RENDERER, "version": GL.GL_VERSION}
+    return {name: GL.glGetString(code).decode() for name, code in names.items()}
+
+
+def renderer_version() -> str:
+    """What decides the pixels besides the scene: MuJoCo's version (FINDINGS: 3.12 moved texture coordinates)."""
+    return f"mujoco {mujoco.__version__}"
+
+
+class SceneRenderer:
+    """Draws one compiled model from any pose, at one size.
+
+    Args:
+        model: the compiled model. Its visual quality and buffer size are set by this class while it uploads.
+        height, width: of a picture, in pixels.
+        quality: :data:`FAST` or :data:`DETAILED`.
+        views: how many views one read fetches at most; more are drawn in several rounds.
+    """
+
+    def __init__(
+        self,
+        model: mujoco.MjModel,
+        height: int,
+        width: int,
+        *,
+        quality: Quality = FAST,
+        views: int = 1,
+    ) -> None:
+        if height < 1 or width < 1:
+            raise ValueError(f"a picture needs at least one pixel each way, got {height}x{width}")
+        self._model = model
+        self._height, self._width, self._columns = height, width, max(1, views)
+        self._quality = quality
+        self._context: mujoco.MjrContext | None = None
+        self._scene = mujoco.MjvScene(model, maxgeom=model.ngeom + 32)
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = quality.shadowsize > 0
+        for flag in ("mjRND_REFLECTION", "mjRND_HAZE"):
+            self._scene.flags[getattr(mujoco.mjtRndFlag, flag)] = False
+        self._option = mujoco.MjvOption()
+        self._option.geomgroup[:] = 0
+        self._option.geomgroup[list(quality.geom_groups)] = 1
+        self._option.sitegroup[:] = 0
+        self._perturb = mujoco.MjvPerturb()
+        self._camera = mujoco.MjvCamera()
+        self._camera.type = mujoco.mjtCamera.mjCAMERA_FREE
+        self._buffer = np.empty((height, width * self._columns, 3), np.uint8)
+
+    @property
+    def context(self) -> mujoco.MjrContext:
+        """MuJoCo's GPU resources, uploaded on first use."""
+        _CONTEXT.make_current()
+        if self._context is None:
+            self._context = self._upload()
+        return self._context
+
+    def _upload(self) -> mujoco.MjrContext:
+        model, quality = self._model, self._quality
+        vis = model.vis
+        for name in ("offsamples", "numslices", "numstacks", "numquads"):
+            setattr(vis.quality, name, getattr(quality, name))
+        vis.quality.shadowsize = max(quality.shadowsize, 1)
+        vis.global_.offheight, vis.global_.offwidth = self._height, self._width * self._columns
+        try:
+            context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50)
+        except mujoco.FatalError as error:
+            raise RenderError(f"{error}; {HINT}") from error
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, context)
+        if context.currentBuffer != mujoco.mjtFramebuffer.mjFB_OFFSCREEN:
+            raise RenderError(f"this OpenGL has no offscreen framebuffer; {HINT}")
+        return context
+
+    def render(self, data: mujoco.MjData, poses: ArrayLike) -> NDArray[np.uint8]:
+        """Pictures (K, H, W, 3) uint8 of the present state from ``poses`` (K, 5)."""
+        poses = check_poses(poses)
+        if poses.ndim != 2:
+            raise ValueError(f"poses must be (K, 5), got shape {poses.shape}")
+        images = np.empty((len(poses), self._height, self._width, 3), np.uint8)
+        context = self.context
+        for start in range(0, len(poses), self._columns):
+            batch = poses[start : start + self._columns]
+            self._draw(data, batch, context)
+            tiles = self._buffer[::-1].reshape(self._height, self._columns, self._width, 3)
+            images[start : start + len(batch)] = tiles.swapaxes(0, 1)[: len(batch)]
+        return images
+
+    def _draw(self, data: mujoco.MjData, poses: NDArray[np.float32], context: mujoco.MjrContext) -> None:
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, context)
+        for column, pose in enumerate(poses):
+            self._aim(pose)
+            # Once a view, not once a moment: the headlight is part of the scene and moves with the camera.
+            mujoco.mjv_updateScene(
+                self._model, data, self._option, self._perturb, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
+            )
+            viewport = mujoco.MjrRect(column * self._width, 0, self._width, self._height)
+            mujoco.mjr_render(viewport, self._scene, context)
+        everything = mujoco.MjrRect(0, 0, self._width * self._columns, self._height)
+        mujoco.mjr_readPixels(self._buffer, None, everything, context)
+
+    def _aim(self, pose: NDArray[np.float32]) -> None:
+        """A free camera at ``pose``: it looks at the point one metre ahead from one metre behind that point."""
+        x, y, z, yaw, pitch = (float(number) for number in pose)
+        level = np.cos(pitch)
+        self._camera.lookat[:] = (x + np.cos(yaw) * level, y + np.sin(yaw) * level, z + np.sin(pitch))
+        self._camera.distance = 1.0
+        self._camera.azimuth = np.rad2deg(yaw)
+        self._camera.elevation = np.rad2deg(pitch)
+
+    def upload_texture(self, texture: int) -> None:
+        """Send texture ``texture`` of the model to OpenGL again after its data changed."""
+        if self._context is not None:
+            mujoco.mjr_uploadTexture(self._model, self.context, texture)
+
+    def close(self) -> None:
+        """Free the OpenGL resources; rendering again makes them anew."""
+        if self._context is not None:
+            _CONTEXT.make_current()
+            self._context.free()
+            self._context = None

@@ -1,0 +1,27 @@
+"""gqn-rl: reinforcement learning from the scene vectors of a Generative Query Network.
+
+``gqn_rl.envs`` and ``gqn_rl.agents`` live in the top-level folders ``envs/`` and ``agents/`` of a clone, and
+inside this package in a wheel. Importing ``gqn_rl`` registers the environments with Gymnasium, so
+``gymnasium.make("gqn_rl:gqn_rl/ArmReach-v0")`` works too.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__version__ = "0.1.0"
+
+_ROOT = Path(__file__).resolve().parent
+if not (_ROOT / "envs").is_dir():  # a clone or an editable install: envs/ and agents/ are our siblings
+    __path__.append(str(_ROOT.parent))
+
+
+def register_envs() -> None:
+    """Register every environment of this package with Gymnasium (done on import; calling it twice is harmless)."""
+    from gymnasium.envs.registration import register, registry
+
+    if "gqn_rl/ArmReach-v0" not in registry:
+        register("gqn_rl/ArmReach-v0", entry_point="gqn_rl.envs.arm:ArmReach", max_episode_steps=25)
+
+
+register_envs()

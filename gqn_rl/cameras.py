@@ -1,0 +1,142 @@
+"""Camera geometry in numpy: pose to axes, aiming, projection, and the distributions that poses are drawn from.
+
+The pose convention is that of :mod:`gqn_rl.types`: ``(x, y, z, yaw, pitch)``, metres and radians, no roll.
+Looking along yaw 0 and pitch 0 is looking along +x, with +y to the left and +z up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from gqn_rl.types import POSE_SIZE, Pose
+
+#: Stored with every data set and encoder; bump it whenever the meaning of the five numbers changes.
+CONVENTION = "x,y,z (m, z up); yaw about z from +x, pitch above horizon (rad); no roll"
+
+
+def check_poses(poses: ArrayLike) -> NDArray[np.float32]:
+    """Return ``poses`` as float32 (..., 5); raises ``ValueError`` for another shape or a number not finite."""
+    array = np.asarray(poses, dtype=np.float32)
+    if array.ndim < 1 or array.shape[-1] != POSE_SIZE:
+        raise ValueError(f"a camera pose has {POSE_SIZE} numbers (x, y, z, yaw, pitch), got shape {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"camera poses must be finite, got {array}")
+    return array
+
+
+def axes(pose: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Unit vectors (forward, right, up), each (..., 3), of cameras at ``pose`` (..., 5)."""
+    pose = np.asarray(pose, dtype=np.float64)
+    yaw, pitch = pose[..., 3], pose[..., 4]
+    cos_yaw, sin_yaw, cos_pitch, sin_pitch = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch)
+    forward = np.stack([cos_yaw * cos_pitch, sin_yaw * cos_pitch, sin_pitch], axis=-1)
+    right = np.stack([sin_yaw, -cos_yaw, np.zeros_like(yaw)], axis=-1)
+    up = np.stack([-cos_yaw * sin_pitch, -sin_yaw * sin_pitch, cos_pitch], axis=-1)
+    return forward, right, up
+
+
+def pose_from_axes(position: ArrayLike, forward: ArrayLike) -> Pose:
+    """The pose (5,) at ``position`` (3,) whose viewing direction is ``forward`` (3,), of any positive length."""
+    forward = np.asarray(forward, dtype=np.float64)
+    horizontal = float(np.hypot(forward[0], forward[1]))
+    yaw = np.arctan2(forward[1], forward[0])
+    pitch = np.arctan2(forward[2], horizontal)
+    return np.array([*np.asarray(position, dtype=np.float64), yaw, pitch], dtype=np.float32)
+
+
+def look_at(position: ArrayLike, target: ArrayLike) -> Pose:
+    """The pose (5,) at ``position`` (3,) that has ``target`` (3,) in the image centre; metres."""
+    position, target = np.asarray(position, dtype=np.float64), np.asarray(target, dtype=np.float64)
+    if np.allclose(position, target):
+        raise ValueError(f"a camera cannot look at its own position {position.tolist()}")
+    return pose_from_axes(position, target - position)
+
+
+def project(points: ArrayLike, pose: ArrayLike, fovy: float, height: int, width: int) -> NDArray[np.float64]:
+    """Pixel coordinates (..., 2) as (row, column) of world ``points`` (..., 3) seen by one camera.
+
+    ``fovy`` is the vertical field of view in degrees. The centre of the top left pixel is (0, 0). Points behind
+    the camera come out as NaN.
+    """
+    pose = np.asarray(pose, dtype=np.float64)
+    forward, right, up = axes(pose)
+    offset = np.asarray(points, dtype=np.float64) - pose[:3]
+    depth = offset @ forward
+    focal = height / (2 * np.tan(np.deg2rad(fovy) / 2))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        row = height / 2 - focal * (offset @ up) / depth - 0.5
+        column = width / 2 + focal * (offset @ right) / depth - 0.5
+    return np.where((depth > 0)[..., None], np.stack([row, column], axis=-1), np.nan)
+
+
+class PoseSampler(Protocol):
+    """A distribution of camera poses."""
+
+    def sample(self, rng: np.random.Generator) -> Pose:
+        """One pose (5,)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Dome:
+    """Cameras on part of a thick spherical shell that look at its centre, or near it.
+
+    Positions are uniform over the shell's area between the elevations. Angles are in degrees for the reader's
+    sake; distances in metres. A ring is a dome with one elevation.
+    """
+
+    center: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    radius: tuple[float, float] = (1.5, 1.5)
+    elevation: tuple[float, float] = (20.0, 60.0)
+    azimuth: tuple[float, float] = (-180.0, 180.0)
+    aim_jitter: float = 0.0  #: the point looked at is uniform in a cube of this half-width about the centre
+
+    def __post_init__(self) -> None:
+        for name in ("radius", "elevation", "azimuth"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name} must be (low, high) with low <= high, got {(low, high)}")
+        if self.radius[0] <= 0:
+            raise ValueError(f"radius must be positive, got {self.radius}")
+        if not -90 < self.elevation[0] <= self.elevation[1] < 90:
+            raise ValueError(f"elevation must lie between -90 and 90 degrees, got {self.elevation}")
+
+    def at(self, azimuth: float, elevation: float, radius: float | None = None) -> Pose:
+        """The pose at these angles (degrees), looking at the centre; ``radius`` defaults to the mean."""
+        distance = sum(self.radius) / 2 if radius is None else radius
+        a, e = np.deg2rad(azimuth), np.deg2rad(elevation)
+        direction = np.array([np.cos(a) * np.cos(e), np.sin(a) * np.cos(e), np.sin(e)])
+        return look_at(np.asarray(self.center) + distance * direction, self.center)
+
+    def sample(self, rng: np.random.Generator) -> Pose:
+        low, high = np.sin(np.deg2rad(self.elevation))
+        elevation = np.rad2deg(np.arcsin(rng.uniform(low, high)))
+        pose = self.at(rng.uniform(*self.azimuth), elevation, rng.uniform(*self.radius))
+        if self.aim_jitter == 0:
+            return pose
+        aim = np.asarray(self.center) + rng.uniform(-self.aim_jitter, self.aim_jitter, size=3)
+        return look_at(pose[:3], aim)
+
+    def outside(self, degrees: float) -> Dome:
+        """The band of this width just above the dome's highest elevation: viewpoints never trained on."""
+        return replace(self, elevation=(self.elevation[1], min(self.elevation[1] + degrees, 89.0)))
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Named, constant poses, cycled through in order by nothing: ``sample`` picks one at random."""
+
+    poses: dict[str, Pose] = field(default_factory=dict)
+
+    def named(self, name: str) -> Pose:
+        """The pose called ``name``; raises ``ValueError`` with the valid names."""
+        if name not in self.poses:
+            raise ValueError(f"unknown camera {name!r}; valid cameras: {', '.join(sorted(self.poses))}")
+        return self.poses[name]
+
+    def sample(self, rng: np.random.Generator) -> Pose:
+        return self.poses[sorted(self.poses)[int(rng.integers(len(self.poses)))]]

@@ -1,0 +1,121 @@
+"""Strict, frozen configuration: YAML in, one clear line out when something in it is wrong.
+
+Each part of the toolkit declares its own :class:`Config` beside the code that it configures. A YAML file states
+only what differs from the defaults; an unknown key, a wrong type or a value out of range is refused before any
+work starts, with the key's full path, the value and the valid choices.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class UserError(Exception):
+    """Something the user can mend: printed as one line, without a traceback, and the exit code is 2."""
+
+
+class Config(BaseModel):
+    """Base of every configuration model: frozen, and no key that is not declared."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any], source: str = "configuration") -> Self:
+        """Validate ``values``; raises :class:`UserError` naming the field, the value and the valid choices."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            problems = "; ".join(_explain(cls, detail) for detail in error.errors())
+            raise UserError(f"{source}: {problems}") from None
+
+    @classmethod
+    def from_yaml(cls, path: str | Path, overrides: Mapping[str, Any] | None = None) -> Self:
+        """Read a YAML file and apply dotted ``overrides`` such as ``{"algorithm.kwargs.gamma": 0.9}``."""
+        values = read_yaml(path)
+        for key, value in (overrides or {}).items():
+            set_dotted(values, key, value)
+        return cls.from_mapping(values, source=str(path))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, the same after a round trip through JSON or YAML."""
+        return json.loads(self.model_dump_json())
+
+    def to_yaml(self) -> str:
+        """The full resolved configuration as YAML text."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A YAML mapping from ``path``; raises :class:`UserError` when it is missing, malformed or no mapping."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot read configuration {path}: {error.strerror}") from None
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f", line {where.line + 1}" if where else ""
+        raise UserError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: the top level must be a mapping of keys to values, got {type(values).__name__}")
+    return values
+
+
+def set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set ``values["a"]["b"] = value`` for key ``"a.b"``, making the mappings between where they are missing."""
+    *parents, last = key.split(".")
+    for parent in parents:
+        child = values.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise UserError(f"cannot set {key!r}: {parent!r} is not a mapping but {child!r}")
+        values = child
+    values[last] = value
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """``"total_steps=5000"`` to ``("total_steps", 5000)``; the value is read as YAML."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UserError(f"an override is KEY=VALUE, got {text!r}")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"the value of override {text!r} is not valid YAML") from None
+
+
+def _explain(model: type[BaseModel], detail: Any) -> str:
+    path = ".".join(str(part) for part in detail["loc"]) or "the whole"
+    if detail["type"] == "extra_forbidden":
+        valid = sorted(_fields_at(model, detail["loc"][:-1]))
+        close = difflib.get_close_matches(str(detail["loc"][-1]), valid, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        return f"unknown key {path!r}{hint}; valid keys: {', '.join(valid)}"
+    if detail["type"] == "missing":
+        return f"{path!r} is required"
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{path!r} is {detail['input']!r}: {message[:1].lower()}{message[1:]}"
+
+
+def _fields_at(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
+    """Names of the fields of the sub-model that ``loc`` leads to."""
+    current: Any = model
+    for part in loc:
+        if not (isinstance(current, type) and issubclass(current, BaseModel)) or part not in current.model_fields:
+            continue
+        annotation = current.model_fields[part].annotation
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        models = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        current = models[0] if models else None
+    if isinstance(current, type) and issubclass(current, BaseModel):
+        return list(current.model_fields)
+    return []

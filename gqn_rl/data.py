@@ -1,0 +1,341 @@
+"""Recorded scenes: memory-mapped on disk, written by several processes, resumed after a kill at any moment.
+
+A recording is a folder::
+
+    manifest.json   what it is: source, seed, sizes, camera convention, renderer version, content hash
+    images.npy      (N, V, H, W, 3) uint8
+    poses.npy       (N, V, 5) float32
+    states.npy      (N, S) float32, ground truth for probes only
+    chunks.npy      (C,) uint8, which chunks of the recording are on disk
+
+Scenes come in *blocks* (see :class:`BlockPlan`): scenes of one block share factors two by two, which gives
+contrastive pretraining its hard negatives at no label cost. A scene depends on the seed and its own number only,
+never on who records it or when.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from gqn_rl.config import Config, UserError
+from gqn_rl.files import read_json, write_json
+from gqn_rl.types import POSE_SIZE, SceneSource, Views
+
+#: Scenes a process writes before it marks them done.
+CHUNK: Final = 64
+
+
+class BlockPlan(Config):
+    """How the scenes of one block share their factors.
+
+    A block is a grid: every draw of the ``rows`` factor meets every draw of the ``columns`` factor, and all other
+    factors (appearance, say) are drawn once for the whole block. One row and one column: independent scenes.
+    """
+
+    rows: str | None = None  #: factor that is shared along a row
+    columns: str | None = None  #: factor that is shared along a column
+    height: int = Field(1, ge=1)
+    width: int = Field(1, ge=1)
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> BlockPlan:
+        if (self.height > 1 and self.rows is None) or (self.width > 1 and self.columns is None):
+            raise ValueError("a block with several rows (columns) needs the name of the factor of its rows (columns)")
+        return self
+
+    @property
+    def size(self) -> int:
+        """Scenes in a block."""
+        return self.height * self.width
+
+
+class RecordConfig(Config):
+    """What to record."""
+
+    env: str = "gqn_rl/ArmReach-v0"  #: Gymnasium id of a scene source
+    env_kwargs: dict[str, Any] = {}
+    scenes: int = Field(20_000, ge=1)
+    views: int = Field(6, ge=2)  #: of each scene
+    block: BlockPlan = BlockPlan()
+    seed: int = Field(0, ge=0)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a recording is; JSON on disk."""
+
+    config: dict[str, Any]
+    camera: dict[str, Any]  #: convention, fovy (degrees), image_size, renderer
+    state_groups: dict[str, tuple[int, int]]  #: name: (start, stop) in a state vector
+    state_size: int
+    complete: bool = False
+    sha256: str = ""  #: of the images, poses and states, once complete
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Scenes, views, height, width."""
+        height, width = self.camera["image_size"]
+        return self.config["scenes"], self.config["views"], height, width
+
+    def write(self, folder: Path) -> None:
+        """Write ``manifest.json`` atomically."""
+        write_json(folder / "manifest.json", self.__dict__)
+
+
+def describe_source(source: SceneSource, config: RecordConfig) -> Manifest:
+    """The manifest of a recording of ``source`` that has not begun."""
+    block = config.block
+    for name in (block.rows, block.columns):
+        if name is not None and name not in source.scene_factors:
+            raise UserError(f"block: {config.env} has no factor {name!r}; valid: {', '.join(source.scene_factors)}")
+    camera = getattr(source, "camera_metadata", None)
+    if camera is None:
+        raise UserError(f"{config.env} has no cameras that this toolkit knows of (no `camera_metadata`)")
+    groups = {name: (part.start, part.stop) for name, part in source.state_groups.items()}
+    plain_camera = {**camera, "image_size": list(camera["image_size"])}
+    return Manifest(config.to_dict(), plain_camera, groups, max((stop for _, stop in groups.values()), default=0))
+
+
+def open_recording(folder: Path, manifest: Manifest) -> None:
+    """Make the folder's files, or find those of the same recording; refuse any other.
+
+    Raises:
+        UserError: the folder holds a finished recording, or one of something else.
+    """
+    path = folder / "manifest.json"
+    if path.exists():
+        there = load_manifest(folder)
+        if there.config != json.loads(json.dumps(manifest.config)):
+            different = [key for key in manifest.config if manifest.config[key] != there.config.get(key)]
+            raise UserError(f"{folder} holds another recording ({', '.join(different)} differ); choose another --out")
+        if there.complete:
+            raise UserError(f"{folder} is a finished recording; choose another --out, or delete it first")
+        return
+    scenes, views, height, width = manifest.shape
+    folder.mkdir(parents=True, exist_ok=True)
+    _make(folder / "images.npy", (scenes, views, height, width, 3), np.uint8)
+    _make(folder / "poses.npy", (scenes, views, POSE_SIZE), np.float32)
+    _make(folder / "states.npy", (scenes, manifest.state_size), np.float32)
+    _make(folder / "chunks.npy", (-(-scenes // CHUNK),), np.uint8)
+    manifest.write(folder)  # last: a folder with a manifest has all its files
+
+
+def _make(path: Path, shape: tuple[int, ...], dtype: Any) -> None:
+    np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape).flush()
+
+
+def load_manifest(folder: str | Path) -> Manifest:
+    """Read a recording's manifest; raises :class:`UserError` when there is none or it is corrupt."""
+    path = Path(folder) / "manifest.json"
+    if not path.exists():
+        raise UserError(f"{folder} is not a recording (no manifest.json); make one with `record --out {folder}`")
+    try:
+        return Manifest(**read_json(path))
+    except TypeError as error:
+        raise UserError(f"{path} is corrupt: {error}") from None
+
+
+def missing_chunks(folder: Path) -> list[int]:
+    """Numbers of the chunks that are not on disk yet."""
+    return [int(i) for i in np.flatnonzero(np.load(folder / "chunks.npy") == 0)]
+
+
+def record_chunks(source: SceneSource, folder: Path, config: RecordConfig, chunks: list[int]) -> Iterator[int]:
+    """Photograph the scenes of ``chunks`` into the folder; yields the number of scenes after each chunk."""
+    images = np.load(folder / "images.npy", mmap_mode="r+")
+    poses = np.load(folder / "poses.npy", mmap_mode="r+")
+    states = np.load(folder / "states.npy", mmap_mode="r+")
+    done = np.load(folder / "chunks.npy", mmap_mode="r+")
+    for chunk in chunks:
+        scenes = range(chunk * CHUNK, min((chunk + 1) * CHUNK, config.scenes))
+        for scene in scenes:
+            set_scene(source, config.block, config.seed, scene)
+            states[scene] = source.state()
+            rng = np.random.default_rng([config.seed, scene, 1])
+            for view in range(config.views):
+                poses[scene, view] = source.sample_pose(rng)
+                images[scene, view] = source.render_view(poses[scene, view])
+        for array in (images, poses, states):
+            array.flush()
+        done[chunk] = 1
+        done.flush()
+        yield len(scenes)
+
+
+def set_scene(source: SceneSource, block: BlockPlan, seed: int, scene: int) -> None:
+    """Put ``source`` into scene number ``scene`` of a recording with this seed and block plan."""
+    number, place = divmod(scene, block.size)
+    row, column = divmod(place, block.width)
+    for index, factor in enumerate(source.scene_factors):
+        draw = row if factor == block.rows else column if factor == block.columns else 0
+        source.draw_factor(factor, np.random.default_rng([seed, number, 0, index, draw]))
+
+
+def photograph(
+    source: SceneSource, seed: int, scenes: int, views: int, sample_pose: Callable[[np.random.Generator], NDArray[Any]]
+) -> tuple[Views, NDArray[np.float32]]:
+    """Independent scenes in memory: ``views`` of each, (scenes, views), and their states (scenes, S)."""
+    images, poses, states = [], [], []
+    for scene in range(scenes):
+        set_scene(source, BlockPlan(), seed, scene)
+        states.append(source.state())
+        rng = np.random.default_rng([seed, scene, 1])
+        chosen = np.stack([sample_pose(rng) for _ in range(views)])
+        poses.append(chosen)
+        images.append(np.stack([source.render_view(pose) for pose in chosen]))
+    return Views(np.stack(images), np.stack(poses)), np.stack(states)
+
+
+def finish_recording(folder: Path) -> Manifest:
+    """Hash the content and mark the recording complete; raises :class:`UserError` when chunks are missing."""
+    missing = missing_chunks(folder)
+    if missing:
+        raise UserError(f"{folder}: {len(missing)} chunks are missing; run the same `record` again to go on")
+    digest = hashlib.sha256()
+    for name in ("images", "poses", "states"):
+        array = np.load(folder / f"{name}.npy", mmap_mode="r")
+        for start in range(0, len(array), CHUNK):
+            digest.update(np.ascontiguousarray(array[start : start + CHUNK]))
+    manifest = load_manifest(folder)
+    finished = Manifest(**{**manifest.__dict__, "complete": True, "sha256": digest.hexdigest()})
+    finished.write(folder)
+    return finished
+
+
+class SceneDataset:
+    """A finished recording, read through memory maps.
+
+    Args:
+        folder: of the recording.
+
+    Raises:
+        UserError: it is missing, unfinished, or its files do not fit its manifest.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.manifest = load_manifest(folder)
+        if not self.manifest.complete:
+            raise UserError(f"{folder} is unfinished; run the same `record` again to go on")
+        try:
+            self.images: NDArray[np.uint8] = np.load(self.folder / "images.npy", mmap_mode="r")
+            self.poses: NDArray[np.float32] = np.load(self.folder / "poses.npy", mmap_mode="r")
+            self.states: NDArray[np.float32] = np.load(self.folder / "states.npy", mmap_mode="r")
+        except (OSError, ValueError) as error:
+            raise UserError(f"{folder} is damaged: {error}; record it again") from None
+        if self.images.shape[:4] != self.manifest.shape:
+            raise UserError(f"{folder} is damaged: images are {self.images.shape}, expected {self.manifest.shape}")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def views(self) -> int:
+        """Views of each scene."""
+        return self.images.shape[1]
+
+    @property
+    def camera(self) -> dict[str, Any]:
+        """Camera convention, field of view (degrees), image size and renderer version."""
+        return self.manifest.camera
+
+    @property
+    def block_size(self) -> int:
+        """Scenes in a block: consecutive scenes that share factors."""
+        return BlockPlan.from_mapping(self.manifest.config["block"]).size
+
+    def state_group(self, name: str) -> NDArray[np.float32]:
+        """Ground truth (N, ...) of one named quantity; raises ``ValueError`` with the valid names."""
+        groups = self.manifest.state_groups
+        if name not in groups:
+            raise ValueError(f"unknown state group {name!r}; valid: {', '.join(groups)}")
+        start, stop = groups[name]
+        return self.states[:, start:stop]
+
+    def batch(self, scenes: NDArray[np.int64], views: NDArray[np.int64]) -> Views:
+        """Views ``views`` (B, K) of scenes ``scenes`` (B,): images (B, K, H, W, 3) uint8 and poses (B, K, 5)."""
+        index = scenes[:, None]
+        return Views(self.images[index, views], self.poses[index, views])
+
+
+def sample_scenes(rng: np.random.Generator, scenes: int, block: int, batch: int) -> NDArray[np.int64]:
+    """Numbers (batch,) of distinct random scenes out of ``scenes``, whole blocks together.
+
+    ``batch`` need not be a multiple of ``block``: the last block is cut.
+    """
+    blocks = rng.choice(scenes // block, size=-(-batch // block), replace=False)
+    return (blocks[:, None] * block + np.arange(block)).reshape(-1)[:batch]
+
+
+def split_views(
+    rng: np.random.Generator, scenes: int, views: int, context: int, query: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For each scene, ``context`` and ``query`` distinct view numbers: (scenes, context) and (scenes, query).
+
+    A query is never among its scene's context views (a bug of public implementations).
+    """
+    if context + query > views:
+        raise ValueError(f"{context} context and {query} query views need {context + query} views, scenes have {views}")
+    order = rng.permuted(np.tile(np.arange(views), (scenes, 1)), axis=1)
+    return order[:, :context], order[:, context : context + query]
+
+
+def record(
+    config: RecordConfig,
+    folder: Path,
+    make_source: Callable[[str, Mapping[str, Any]], SceneSource],
+    workers: int,
+    progress: Callable[[int], None],
+) -> Manifest:
+    """Record ``config`` into ``folder`` with ``workers`` processes; returns the finished manifest.
+
+    ``make_source(env, env_kwargs)`` must be importable by a fresh process when ``workers`` > 1; ``progress`` is
+    called with the number of scenes just finished.
+    """
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor, as_completed
+
+    source = make_source(config.env, config.env_kwargs)
+    try:
+        open_recording(folder, describe_source(source, config))
+        todo = missing_chunks(folder)
+        progress(config.scenes - sum(min(CHUNK, config.scenes - chunk * CHUNK) for chunk in todo))
+        if workers <= 1:
+            for scenes in record_chunks(source, folder, config, todo):
+                progress(scenes)
+            return finish_recording(folder)
+    finally:
+        getattr(source, "close", lambda: None)()
+    # A forked child of a process that has rendered hangs in OpenGL; a spawned one starts clean.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        # Small tasks, so that progress shows and no worker idles at the end.
+        parts = [todo[start : start + 4] for start in range(0, len(todo), 4)]
+        tasks = [pool.submit(_record_part, make_source, folder, config, part) for part in parts]
+        try:
+            for task in as_completed(tasks):
+                progress(task.result())
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return finish_recording(folder)
+
+
+_SOURCE: list[SceneSource] = []
+
+
+def _record_part(
+    make_source: Callable[[str, Mapping[str, Any]], SceneSource], folder: Path, config: RecordConfig, chunks: list[int]
+) -> int:
+    if not _SOURCE:  # once a process: compiling and an OpenGL context cost more than a chunk
+        _SOURCE.append(make_source(config.env, config.env_kwargs))
+    return sum(record_chunks(_SOURCE[0], folder, config, chunks))

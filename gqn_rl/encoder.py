@@ -1,0 +1,206 @@
+"""The frozen scene encoder: a pretrained GQN's representation network as a :class:`gqn_rl.types.SceneEncoder`.
+
+On disk an encoder is two files side by side: weights (``.safetensors``, the whole GQN, so that it can still draw
+what it imagines) and a card (``.json``): configuration, camera, data recipe, cost and probe figures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import math
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from gqn_rl.config import UserError
+from gqn_rl.files import atomic_path, read_json, write_json
+from gqn_rl.gqn import GQN, GQNConfig
+from gqn_rl.types import SceneEncoder, Views
+
+#: Where shipped encoders lie.
+SHIPPED = Path(__file__).resolve().parent / "pretrained"
+
+_MEAN, _SCALE = "normalizer.mean", "normalizer.scale"
+
+
+class GQNEncoder(nn.Module):
+    """Views of one moment to one vector: the mean over views of their representations, standardised.
+
+    The paper sums over views. A policy keeps its inputs' scale when a camera drops out if the sum is divided by
+    the number of views, so this does; ``gqn.represent`` is the plain sum. Entries have mean 0 and standard
+    deviation 1 over the scenes that the encoder was trained on.
+
+    Args:
+        gqn: the trained network. It is frozen: in ``eval`` mode whatever is asked, and without gradients.
+        mean, scale: (C,) of the mean representation over training scenes.
+        card: facts about the encoder; ``card["camera"]`` is what :meth:`check` compares.
+    """
+
+    def __init__(self, gqn: GQN, mean: Tensor, scale: Tensor, card: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.gqn = gqn
+        self.mean: Tensor
+        self.scale: Tensor
+        self.register_buffer("mean", mean)
+        self.register_buffer("scale", scale)
+        self.card = dict(card)
+        self.size = math.prod(gqn.representation.out_shape)
+        self.requires_grad_(False)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in eval mode: algorithms call ``train()`` on every module they hold."""
+        return super().train(False)
+
+    @torch.inference_mode()
+    def encode(self, images: Tensor, poses: Tensor) -> Tensor:
+        """``images`` (B, K, H, W, 3) uint8 and ``poses`` (B, K, 5) to (B, size) float32; K >= 1."""
+        views = self.gqn.represent_views(Views(images, poses)).float()
+        return (views.mean(dim=1).flatten(1) - self.mean) / self.scale
+
+    def forward(self, images: Tensor, poses: Tensor) -> Tensor:
+        """The same as :meth:`encode`."""
+        return self.encode(images, poses)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of everything that decides the vector: weights, normalisation and architecture."""
+        architecture = json.dumps(self.gqn.config.to_dict(), sort_keys=True)
+        return weights_hash({**self.state_dict(), architecture: torch.zeros(0)})[:16]
+
+    def check(self, camera: Mapping[str, Any]) -> None:
+        """Compare an environment's ``camera_metadata`` with what the encoder was trained on.
+
+        Raises:
+            UserError: another pose convention, image size or field of view.
+
+        Warns:
+            UserWarning: another renderer version, whose pixels may differ a little.
+        """
+        mine = self.card["camera"]
+        if tuple(camera["image_size"]) != tuple(mine["image_size"]):
+            raise UserError(
+                f"image_size is {tuple(camera['image_size'])}, but the encoder was trained on "
+                f"{tuple(mine['image_size'])}: set env.kwargs.image_size, or choose another encoder"
+            )
+        if not math.isclose(camera["fovy"], mine["fovy"], rel_tol=1e-3):
+            raise UserError(
+                f"the cameras' field of view is {camera['fovy']:g} degrees, but the encoder was trained at "
+                f"{mine['fovy']:g} degrees; choose another encoder, or pretrain one on this environment"
+            )
+        if camera["convention"] != mine["convention"]:
+            raise UserError(f"the poses mean {camera['convention']!r}, but the encoder expects {mine['convention']!r}")
+        if camera["renderer"] != mine["renderer"]:
+            warnings.warn(
+                f"pictures come from {camera['renderer']}, the encoder was trained on {mine['renderer']}", stacklevel=2
+            )
+
+    @classmethod
+    def from_gqn(cls, gqn: GQN, views: Views, card: Mapping[str, Any]) -> GQNEncoder:
+        """Freeze a trained ``gqn``, standardising on ``views`` (B, K) of training scenes."""
+        with torch.inference_mode():
+            parts = [
+                gqn.represent_views(Views(views.images[i : i + 256], views.poses[i : i + 256])).float().mean(1).flatten(1)
+                for i in range(0, len(views.images), 256)
+            ]
+        vectors = torch.cat(parts).clone()
+        return cls(gqn, vectors.mean(0), vectors.std(0).clamp_min(1e-6), card)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path) -> GQNEncoder:
+        """Load an encoder that is shipped (by name), or from a folder or ``.safetensors`` file.
+
+        Raises:
+            UserError: there is none (the message lists the shipped ones), or its files are corrupt.
+        """
+        weights_path, card_path = _locate(str(name))
+        card = read_json(card_path)
+        try:
+            tensors = safetensors.torch.load_file(weights_path)
+        except (safetensors.SafetensorError, OSError) as error:
+            raise UserError(f"{weights_path} is corrupt ({error}); restore or pretrain it again") from None
+        try:
+            gqn = GQN(GQNConfig.from_mapping(card["model"], source=str(card_path)))
+            mean, scale = tensors.pop(_MEAN), tensors.pop(_SCALE)
+            gqn.load_state_dict(tensors)
+        except (KeyError, RuntimeError) as error:
+            raise UserError(f"{weights_path} does not fit its card: {str(error).splitlines()[0]}") from None
+        encoder = cls(gqn, mean, scale, card)
+        if card.get("fingerprint") not in (None, encoder.fingerprint):
+            raise UserError(f"{weights_path} is not the file its card describes (fingerprint differs); restore it")
+        return encoder
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write ``path``.safetensors and ``path``.json (``path`` without a suffix), each atomically."""
+        tensors = {name: tensor.contiguous() for name, tensor in self.gqn.state_dict().items()}
+        tensors |= {_MEAN: self.mean.contiguous(), _SCALE: self.scale.contiguous()}
+        with atomic_path(Path(f"{path}.safetensors")) as temporary:
+            safetensors.torch.save_file(tensors, temporary)
+        model = self.gqn.config.to_dict()
+        write_json(Path(f"{path}.json"), {**self.card, "model": model, "fingerprint": self.fingerprint})
+
+
+def shipped_encoders() -> list[str]:
+    """Names of the encoders in this package."""
+    return sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
+
+
+def load_encoder(spec: str) -> SceneEncoder:
+    """An encoder by shipped name, by path, or any class with ``encode`` and ``size`` by ``module:Class``.
+
+    Raises:
+        UserError: it does not exist, cannot be imported, or is no scene encoder.
+    """
+    if ":" not in spec or Path(spec).exists():
+        return GQNEncoder.from_pretrained(spec)
+    module_name, _, class_name = spec.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"encoder {spec!r} cannot be imported: {error}") from None
+    encoder = factory()
+    if not isinstance(encoder, SceneEncoder):
+        raise UserError(f"encoder {spec!r} needs a method `encode` and an attribute `size`")
+    return encoder
+
+
+def _locate(name: str) -> tuple[Path, Path]:
+    path = Path(name)
+    if path.is_dir():
+        stem = path / "encoder"
+    elif path.suffix == ".safetensors":
+        stem = path.with_suffix("")
+    else:
+        stem = SHIPPED / name
+    weights, card = Path(f"{stem}.safetensors"), Path(f"{stem}.json")
+    for file in (weights, card):
+        if not file.is_file():
+            shipped = ", ".join(shipped_encoders()) or "none"
+            raise UserError(
+                f"no encoder {name!r} ({file} is missing); give a shipped name ({shipped}), "
+                "a folder that `pretrain` made, a .safetensors file or module:Class"
+            )
+    return weights, card
+
+
+def numpy_encode(encoder: SceneEncoder, images: NDArray[np.uint8], poses: NDArray[np.float32]) -> NDArray[np.float32]:
+    """``encoder.encode`` for numpy arrays: (B, K, H, W, 3) and (B, K, 5) to (B, size) float32."""
+    return encoder.encode(torch.as_tensor(images), torch.as_tensor(poses)).cpu().numpy()
+
+def weights_hash(state: dict[str, Tensor]) -> str:
+    """A hash of tensors by name, the same on every machine."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(state[name].detach().cpu().numpy()).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,40 @@
+"""Image grids: what a person would rather see than a number."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gqn_rl.files import atomic_path
+
+#: White pixels between tiles.
+GAP = 2
+
+
+def grid(rows: list[list[NDArray[np.uint8]]], scale: int = 2) -> NDArray[np.uint8]:
+    """Tiles (H, W, 3) in rows, enlarged ``scale`` times; rows may differ in length. Returns one image."""
+    height, width = rows[0][0].shape[:2]
+    columns = max(len(row) for row in rows)
+    canvas = np.full(
+        (len(rows) * (height * scale + GAP) - GAP, columns * (width * scale + GAP) - GAP, 3), 255, np.uint8
+    )
+    for i, row in enumerate(rows):
+        for j, tile in enumerate(row):
+            y, x = i * (height * scale + GAP), j * (width * scale + GAP)
+            canvas[y : y + height * scale, x : x + width * scale] = tile.repeat(scale, 0).repeat(scale, 1)
+    return canvas
+
+
+def to_uint8(images: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Colours in [0, 1], clipped, to uint8."""
+    return (np.clip(images, 0, 1) * 255).round().astype(np.uint8)
+
+
+def save_png(path: str | Path, image: NDArray[np.uint8]) -> None:
+    """Write an image (H, W, 3) atomically."""
+    from PIL import Image
+
+    with atomic_path(path) as temporary:
+        Image.fromarray(image).save(temporary, format="PNG")

@@ -1,0 +1,184 @@
+"""A pretraining run on disk: logs, checkpoints, pictures, resume, and the encoder at its end.
+
+The folder::
+
+    config.yaml          the resolved configuration
+    metrics.csv          a row every LOG_EVERY steps
+    evaluations.csv      a row every ``evaluate_every`` steps, on held-out scenes
+    gallery.png          held-out scenes: context views | truth | prior mean | a sample
+    checkpoint.pt        what a resumed run needs
+    encoder.safetensors, encoder.json   the frozen encoder and its card; written last, they mark the run as finished
+"""
+
+from __future__ import annotations
+
+import csv
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from tqdm import tqdm
+
+from gqn_rl import __version__
+from gqn_rl.config import UserError
+from gqn_rl.encoder import GQNEncoder
+from gqn_rl.files import atomic_path, write_text
+from gqn_rl.pictures import grid, save_png, to_uint8
+from gqn_rl.pretraining import Evaluation, Pretraining, Step
+from gqn_rl.types import Views
+
+#: Steps between rows of metrics.csv.
+LOG_EVERY: Final = 25
+#: Training scenes, with two views each, that the encoder's output is standardised on.
+STANDARDISE_ON: Final = 2_048
+
+Log = Callable[[int, Mapping[str, float]], None]
+
+
+def refuse_finished(folder: Path) -> None:
+    """Raise :class:`UserError` when ``folder`` holds a finished run."""
+    if (folder / "encoder.json").exists():
+        raise UserError(f"{folder} holds a finished pretraining run; choose another --out, or `probe {folder}` it")
+
+
+def run(
+    pretraining: Pretraining,
+    folder: Path,
+    log: Log = lambda step, values: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> GQNEncoder:
+    """Train to the end, from the folder's checkpoint if it has one, and write the encoder.
+
+    Args:
+        pretraining: a run that has not begun.
+        folder: of the run.
+        log: called with a step and scalars, for trackers.
+        stop: asked after every step; when true, a checkpoint is written and ``KeyboardInterrupt`` raised.
+
+    Raises:
+        UserError: the folder holds a finished run, or one with other settings.
+        KeyboardInterrupt: ``stop`` said so; the same call goes on.
+    """
+    refuse_finished(folder)
+    checkpoint = folder / "checkpoint.pt"
+    if checkpoint.exists():
+        pretraining.load(checkpoint)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "config.yaml", pretraining.config.to_yaml())
+    metrics = _Table(folder / "metrics.csv", pretraining.step)
+    evaluations = _Table(folder / "evaluations.csv", pretraining.step)
+    config = pretraining.config
+    began = time.monotonic() - metrics.last("wall_s")
+    with tqdm(total=config.steps, initial=pretraining.step, unit="step", smoothing=0.05, file=sys.stdout) as bar:
+        bar.write(f"pretraining in {folder}: {config.steps} steps of {config.batch} scenes")
+        for step in pretraining.steps():
+            bar.update(1)
+            last = step.number == config.steps
+            if step.number % LOG_EVERY == 0 or last:
+                row = _training_row(step)
+                bar.set_postfix_str(_postfix(row, bar, config.batch))
+                metrics.append({"step": step.number, "wall_s": time.monotonic() - began, **row})
+                log(step.number, row)
+            if step.number % config.evaluate_every == 0 or last:
+                evaluation = _evaluate(pretraining, folder)
+                evaluations.append(
+                    {"step": step.number, "wall_s": time.monotonic() - began, **evaluation.scalars()}
+                )
+                log(step.number, {f"held_out/{name}": value for name, value in evaluation.scalars().items()})
+                bar.write(_line(evaluation))
+            stopping = stop()
+            if step.number % config.checkpoint_every == 0 or last or stopping:
+                metrics.flush()
+                evaluations.flush()
+                pretraining.save(checkpoint)
+            if stopping and not last:
+                raise KeyboardInterrupt(f"interrupted at step {step.number}; run the same command to go on")
+    return _finish(pretraining, folder, metrics.last("wall_s"), evaluations.rows[-1])
+
+
+def _evaluate(pretraining: Pretraining, folder: Path) -> Evaluation:
+    evaluation = pretraining.evaluate()
+    rows = [[to_uint8(image) for image in row] for row in pretraining.gallery()]
+    save_png(folder / "gallery.png", grid(rows))
+    return evaluation
+
+
+def _finish(pretraining: Pretraining, folder: Path, wall_s: float, judged: Mapping[str, Any]) -> GQNEncoder:
+    dataset, model = pretraining.dataset, pretraining.model
+    count = min(STANDARDISE_ON, len(dataset) - pretraining.config.held_out)
+    views = Views(torch.from_numpy(dataset.images[:count, :2]), torch.from_numpy(dataset.poses[:count, :2]))
+    model.eval()
+    scenes, per_scene, *_ = dataset.manifest.shape
+    card = {
+        "description": f"GQN scene encoder pretrained without labels on {dataset.manifest.config['env']}",
+        "gqn_rl": __version__,
+        "camera": dataset.camera,
+        "data": {**dataset.manifest.config, "frames": scenes * per_scene, "sha256": dataset.manifest.sha256},
+        "pretraining": pretraining.config.to_dict(),
+        "compute": {
+            "wall_minutes": round(wall_s / 60, 1),
+            "device": str(pretraining.device),
+            "threads": torch.get_num_threads(),
+            "machine": platform.machine(),
+            "torch": torch.__version__,
+        },
+        "held_out": {k: round(float(v), 5) for k, v in judged.items() if k not in ("step", "wall_s")},
+    }
+    encoder = GQNEncoder.from_gqn(model, views, card)
+    encoder.save_pretrained(folder / "encoder")
+    return encoder
+
+
+def _training_row(step: Step) -> dict[str, float]:
+    numbers = {name: float(value) for name, value in step.losses._asdict().items()}
+    return {**numbers, "learning_rate": step.learning_rate, "sigma": step.sigma, "gradient_norm": step.gradient_norm}
+
+
+def _postfix(row: Mapping[str, float], bar: Any, batch: int) -> str:
+    rate = bar.format_dict["rate"] or 0.0
+    return f"{rate * batch:.0f} scenes/s, contrast {row['contrast_accuracy']:.2f}, prior MSE {row['prior_mse']:.4f}"
+
+
+def _line(evaluation: Evaluation) -> str:
+    probes = ", ".join(
+        f"{name.removesuffix('_r2')} R2 {value:.2f}" for name, value in evaluation.probes.items() if name.endswith("_r2")
+    )
+    warning = " — THE SCENE VECTOR HAS COLLAPSED (see docs/pretraining.md)" if evaluation.collapsed else ""
+    return (
+        f"step {evaluation.step}: prior MSE {evaluation.prior_mse / evaluation.mean_image_mse:.0%} of the mean image's, "
+        f"posterior {evaluation.posterior_mse / evaluation.mean_image_mse:.0%}, KL {evaluation.kl:.1f} nats, "
+        f"ELBO {-evaluation.elbo:.0f}, scene std {evaluation.scene_std:.3f} (share {evaluation.scene_share:.2f}), "
+        f"{probes}{warning}"
+    )
+
+
+class _Table:
+    """A CSV of rows by step. Rows beyond the checkpoint that a run resumes from are cut."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self._path = path
+        self.rows: list[dict[str, Any]] = []
+        if path.exists():
+            with path.open(newline="") as file:
+                self.rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add a row; it is on disk after :meth:`flush`."""
+        self.rows.append(dict(row))
+
+    def last(self, column: str) -> float:
+        """The last row's number in ``column``; 0 for an empty table."""
+        return float(self.rows[-1][column]) if self.rows else 0.0
+
+    def flush(self) -> None:
+        """Write all rows atomically."""
+        if not self.rows:
+            return
+        with atomic_path(self._path) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(self.rows[0]))
+            writer.writeheader()
+            writer.writerows(self.rows)

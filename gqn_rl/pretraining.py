@@ -1,0 +1,323 @@
+"""Pretraining a GQN on recorded scenes: a generator of steps that owns neither logging nor printing.
+
+Step number t of a run draws its scenes, views and noise from ``(seed, t)`` alone, so a run that was killed and
+resumed from its last checkpoint goes through the same numbers as one that was not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from torch import Tensor
+from torch.nn import functional as F
+
+from gqn_rl.config import Config, UserError
+from gqn_rl.data import SceneDataset, sample_scenes, split_views
+from gqn_rl.files import atomic_path
+from gqn_rl.gqn import GQN, GQNConfig
+from gqn_rl.objectives import Losses, Objective, ObjectiveConfig
+from gqn_rl.probes import probe, scene_share
+from gqn_rl.types import Views
+
+
+class Ramp(Config):
+    """A number that goes linearly from ``start`` to ``end`` over ``steps`` steps, and stays there."""
+
+    start: float = Field(gt=0)
+    end: float = Field(gt=0)
+    steps: int = Field(ge=1)
+
+    def at(self, step: int) -> float:
+        """The number at ``step``, counted from 0."""
+        return self.start + (self.end - self.start) * min(step / self.steps, 1.0)
+
+
+class PretrainConfig(Config):
+    """A pretraining run. The defaults are ours; ``configs/pretrain/paper_*.yaml`` hold the paper's."""
+
+    model: GQNConfig = GQNConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    steps: int = Field(6_000, ge=1)
+    batch: int = Field(128, ge=2)  #: scenes a step that the contrast compares
+    drawn: int = Field(16, ge=1)  #: of these, scenes that the generator draws; 36 in the paper
+    max_context: int = Field(3, ge=1)  #: views that may enter the scene; each scene draws 1 to this many
+    learning_rate: float = Field(1e-3, gt=0)  #: of Adam, at its highest
+    warmup: int = Field(200, ge=0)  #: steps of linear warm-up
+    decay: Literal["cosine", "paper"] = "cosine"  #: to zero at the end, or 5e-4 to 5e-5 over 1.6e6 steps
+    weight_decay: float = Field(1e-4, ge=0)
+    clip: float = Field(1.0, gt=0)  #: largest norm of the gradient
+    #: Pixel standard deviation; 2.0 to 0.7 over 2e5 steps in the paper (0.4 and more never saw small objects).
+    sigma: Ramp = Ramp(start=0.2, end=0.1, steps=2_000)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    held_out: int = Field(512, ge=2)  #: scenes at the end of the recording that are never trained on
+    evaluate_every: int = Field(500, ge=1)
+    checkpoint_every: int = Field(250, ge=1)
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.drawn > self.batch:
+            raise ValueError(f"drawn ({self.drawn}) cannot exceed batch ({self.batch})")
+        if self.objective.contrast and self.max_context < 2:
+            raise ValueError(f"contrast needs two views of a scene: max_context must be at least 2, got {self.max_context}")
+        return self
+
+    def learning_rate_at(self, step: int) -> float:
+        """Adam's learning rate at ``step``, counted from 0."""
+        warm = min((step + 1) / self.warmup, 1.0) if self.warmup else 1.0
+        if self.decay == "paper":
+            # GQN supplement, section 4: 5e-4 to 5e-5, linear, over 1.6e6 steps; here in units of the first.
+            return self.learning_rate * warm * (1.0 - 0.9 * min(step / 1.6e6, 1.0))
+        return self.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(step / self.steps, 1.0)))
+
+
+class Step(NamedTuple):
+    """One finished training step."""
+
+    number: int  #: counted from 1
+    losses: Losses
+    learning_rate: float
+    sigma: float
+    gradient_norm: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Held-out scenes, judged with ``max_context`` context views."""
+
+    step: int
+    posterior_mse: float
+    prior_mse: float  #: of the prior-mean image of an unseen view
+    mean_image_mse: float  #: what drawing the mean of all images would score
+    kl: float  #: nats a view
+    elbo: float  #: nats above the likelihood's floor, a view
+    scene_std: float  #: standard deviation of the scene vector over scenes, mean over its entries
+    scene_share: float  #: see :func:`gqn_rl.probes.scene_share`; near zero means collapse
+    probes: dict[str, float]  #: "<group>_r2" and "<group>_cm" by ridge from the scene vector
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether the scene vector says nothing about the scene (under 1 % of its variance)."""
+        return self.scene_share < 0.01
+
+    def scalars(self) -> dict[str, float]:
+        """All numbers by name, for a log."""
+        numbers = {k: v for k, v in self.__dict__.items() if k not in ("probes", "step")}
+        return {**numbers, "prior_mse_relative": self.prior_mse / self.mean_image_mse, **self.probes}
+
+
+def autocast(precision: str, device: torch.device) -> Any:
+    """The autocast context for ``precision``; ``auto`` is bfloat16 where the hardware multiplies it faster."""
+    if precision == "auto":
+        fast = device.type == "cuda" or torch.cpu._is_amx_tile_supported()
+        precision = "bfloat16" if fast else "float32"
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+class Pretraining:
+    """A run on ``dataset``: iterate :meth:`steps`, call :meth:`evaluate` and :meth:`save` when you like.
+
+    Args:
+        config: of the run; the model's image size and field of view must be the recording's.
+        dataset: a finished recording.
+        device: where to train.
+
+    Raises:
+        UserError: the recording does not fit the configuration.
+    """
+
+    def __init__(self, config: PretrainConfig, dataset: SceneDataset, device: str | torch.device = "cpu") -> None:
+        _check_fit(config, dataset)
+        torch.manual_seed(config.seed)
+        self.config, self.dataset, self.device = config, dataset, torch.device(device)
+        self.step = 0
+        self.model = GQN(config.model).to(self.device)
+        channels = self.model.representation.out_shape[0]
+        self.objective = Objective(config.objective, channels).to(self.device)
+        parameters = [*self.model.parameters(), *self.objective.parameters()]
+        self._parameters = parameters
+        self._optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+        self._train_scenes = len(dataset) - config.held_out
+
+    def steps(self) -> Iterator[Step]:
+        """Train from where the run stands to its last step, yielding after each."""
+        self.model.train()
+        self.objective.train()
+        while self.step < self.config.steps:
+            yield self._train_step()
+
+    def _train_step(self) -> Step:
+        config, number = self.config, self.step
+        rng = np.random.default_rng([config.seed, number])
+        noise = torch.Generator(self.device).manual_seed(int(rng.integers(2**62)))
+        context, used, query = self._batch(rng)
+        rate, sigma = config.learning_rate_at(number), config.sigma.at(number)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.zero_grad(set_to_none=True)
+        with autocast(config.precision, self.device):
+            losses = self.objective(self.model, context, used, query, sigma, noise)
+        losses.total.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, config.clip)
+        if not torch.isfinite(norm):
+            raise UserError(f"step {number + 1}: the gradient is not finite; lower learning_rate ({config.learning_rate})")
+        self._optimizer.step()
+        self.step = number + 1
+        return Step(self.step, losses._replace(total=losses.total.detach()), rate, sigma, float(norm))
+
+    def _batch(self, rng: np.random.Generator) -> tuple[Views, Tensor, Views]:
+        config, data = self.config, self.dataset
+        scenes = sample_scenes(rng, self._train_scenes, data.block_size, config.batch)
+        context, query = split_views(rng, len(scenes), data.views, config.max_context, 1)
+        drawn = slice(0, None, config.batch // config.drawn)
+        counts = rng.integers(1, config.max_context + 1, size=len(scenes))[drawn]
+        used = np.arange(config.max_context) < counts[:, None]
+        unseen = self._views(scenes[drawn], query[drawn])
+        return self._views(scenes, context), torch.from_numpy(used).to(self.device), unseen
+
+    def _views(self, scenes: NDArray[np.int64], views: NDArray[np.int64]) -> Views:
+        batch = self.dataset.batch(scenes, views)
+        return Views(*(torch.from_numpy(array).to(self.device, non_blocking=True) for array in batch))
+
+    @torch.no_grad()
+    def evaluate(self, probe_scenes: int = 2_000) -> Evaluation:
+        """Judge the model on the held-out scenes; probes are fitted on ``probe_scenes`` training scenes."""
+        config = self.config
+        self.model.eval()
+        held_out = np.arange(self._train_scenes, len(self.dataset))
+        rng = np.random.default_rng([config.seed, 2**31])
+        noise = torch.Generator(self.device).manual_seed(config.seed)
+        sums = dict.fromkeys(("posterior_mse", "prior_mse", "kl"), 0.0)
+        sigma = config.sigma.at(self.step)
+        mean_image = self.dataset.images[: min(self._train_scenes, 2_000)].mean((0, 1)) / 255
+        mean_error = 0.0
+        for part in np.array_split(held_out, max(1, len(held_out) // 128)):
+            context, query = split_views(rng, len(part), self.dataset.views, config.max_context, 1)
+            seen, unseen = self._views(part, context), self._views(part, query)
+            truth = unseen.images.float() / 255
+            with autocast(config.precision, self.device):
+                scene = self.model.represent(seen)
+                output = self.model.reconstruct(scene, unseen, sigma, noise)
+                prior = self.model.predict(scene, unseen.poses)
+            share = len(part) / len(held_out)
+            sums["posterior_mse"] += share * float(F.mse_loss(output.reconstruction, truth))
+            sums["prior_mse"] += share * float(F.mse_loss(prior, truth))
+            sums["kl"] += share * float(output.kl.mean())
+            mean_error += share * float(np.square(truth.cpu().numpy() - mean_image).mean())
+        pixels = math.prod(truth.shape[2:])
+        excess = 0.5 * sums["posterior_mse"] * pixels / sigma**2
+        vectors = self._vectors(held_out)
+        fit = np.arange(min(probe_scenes, self._train_scenes))
+        probes = self._probe(fit, self._vectors(fit).sum(1), held_out, vectors.sum(1))
+        self.model.train()
+        return Evaluation(
+            step=self.step,
+            mean_image_mse=mean_error,
+            elbo=excess + sums["kl"],
+            scene_std=float(vectors.sum(1).std(0).mean()),
+            scene_share=scene_share(vectors),
+            probes=probes,
+            **sums,
+        )
+
+    def _vectors(self, scenes: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Single-view vectors (scenes, max_context, C), pooled over space, of each scene's first views."""
+        views = np.tile(np.arange(self.config.max_context), (len(scenes), 1))
+        parts = []
+        for start in range(0, len(scenes), 256):
+            with autocast(self.config.precision, self.device):
+                r = self.model.represent_views(self._views(scenes[start : start + 256], views[start : start + 256]))
+            parts.append(r.float().mean((3, 4)).cpu().numpy())
+        return np.concatenate(parts)
+
+    def _probe(
+        self,
+        fit: NDArray[np.int64],
+        fit_vectors: NDArray[np.float32],
+        held_out: NDArray[np.int64],
+        vectors: NDArray[np.float32],
+    ) -> dict[str, float]:
+        scores = {}
+        for name in self.dataset.manifest.state_groups:
+            truth = self.dataset.state_group(name)
+            result = probe(fit_vectors, truth[fit], vectors, truth[held_out])
+            scores[f"{name}_r2"] = result.r2
+            scores[f"{name}_cm"] = 100 * result.median_error
+        return scores
+
+    @torch.no_grad()
+    def gallery(self, scenes: int = 6) -> list[list[NDArray[np.float32]]]:
+        """Rows of images (H, W, 3) in [0, 1] of held-out scenes: context views | truth | prior mean | a sample."""
+        self.model.eval()
+        chosen = np.linspace(self._train_scenes, len(self.dataset) - 1, scenes).astype(np.int64)
+        k = self.config.max_context
+        seen = self._views(chosen, np.tile(np.arange(k), (scenes, 1)))
+        unseen = self._views(chosen, np.full((scenes, 1), k))
+        scene = self.model.represent(seen)
+        mean = self.model.generate(scene, unseen.poses, deterministic=True)[0]
+        sample = self.model.generate(scene, unseen.poses, rng=torch.Generator(self.device).manual_seed(0))[0]
+        self.model.train()
+        columns = [*(seen.images.float() / 255).unbind(1), (unseen.images.float() / 255)[:, 0], mean[:, 0], sample[:, 0]]
+        return [[column[i].cpu().numpy() for column in columns] for i in range(scenes)]
+
+    # Checkpoints ----------------------------------------------------------------------------------------------
+
+    def save(self, path: Path) -> None:
+        """Write everything that a resumed run needs, atomically."""
+        state = {
+            "step": self.step,
+            "config": self.config.to_dict(),
+            "data": self.dataset.manifest.sha256,
+            "model": self.model.state_dict(),
+            "objective": self.objective.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+        }
+        with atomic_path(path) as temporary:
+            torch.save(state, temporary)
+
+    def load(self, path: Path) -> None:
+        """Go back to where :meth:`save` was called.
+
+        Raises:
+            UserError: the file is corrupt, or belongs to another configuration or recording.
+        """
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+        except Exception as error:  # torch raises many kinds for a damaged file
+            raise UserError(f"checkpoint {path} is corrupt ({type(error).__name__}); delete it to start again") from None
+        mine = self.config.to_dict()
+        different = [key for key in mine if mine[key] != state["config"].get(key)]
+        if different:
+            raise UserError(f"{path} was trained with other settings ({', '.join(different)}); choose another --out")
+        if state["data"] != self.dataset.manifest.sha256:
+            raise UserError(f"{path} was trained on another recording than {self.dataset.folder}; choose another --out")
+        self.model.load_state_dict(state["model"])
+        self.objective.load_state_dict(state["objective"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+
+
+def _check_fit(config: PretrainConfig, dataset: SceneDataset) -> None:
+    camera, model = dataset.camera, config.model
+    size = tuple(camera["image_size"])
+    if size != model.image_size:
+        raise UserError(f"model.image_size is {model.image_size}, but {dataset.folder} holds views of {size}")
+    if not math.isclose(camera["fovy"], model.fovy):
+        raise UserError(f"model.fovy is {model.fovy}, but {dataset.folder} was seen at {camera['fovy']} degrees")
+    if dataset.views < config.max_context + 1:
+        raise UserError(
+            f"max_context is {config.max_context}: it needs {config.max_context + 1} views a scene, "
+            f"{dataset.folder} has {dataset.views}"
+        )
+    if len(dataset) - config.held_out < config.batch:
+        raise UserError(
+            f"batch is {config.batch} and held_out {config.held_out}, but {dataset.folder} has {len(dataset)} scenes"
+        )

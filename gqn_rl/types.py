@@ -1,0 +1,76 @@
+"""The few types every part of the toolkit agrees on: views, camera poses, scene sources and scene encoders.
+
+Conventions. World axes are right-handed, x and y on the floor, z up, in metres. A camera pose is five numbers,
+``(x, y, z, yaw, pitch)``: position in metres, yaw about z from the x axis and pitch above the horizon, both in
+radians. A camera has no roll. Images are ``uint8`` RGB, rows from the top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: Numbers in a camera pose: x, y, z (metres), yaw, pitch (radians).
+POSE_SIZE = 5
+
+Pose = NDArray[np.float32]
+Image = NDArray[np.uint8]
+
+
+class Views(NamedTuple):
+    """What K cameras see at one moment, for B scenes; arrays and tensors alike."""
+
+    images: Any  #: (B, K, H, W, 3) uint8
+    poses: Any  #: (B, K, 5) float32: x, y, z in metres; yaw, pitch in radians
+
+
+@runtime_checkable
+class SceneSource(Protocol):
+    """Anything that can be photographed: an environment of ours, or any environment in a camera rig.
+
+    A scene is made of independent *factors* (say, ``("target", "arm")``). Drawing one factor anew leaves the
+    others as they are, which is how a recording makes hard negatives: same target, other arm.
+    """
+
+    #: Names of the independent parts of a scene.
+    scene_factors: tuple[str, ...]
+    #: Where each named quantity lies in ``state()``; probes report one row for each.
+    state_groups: Mapping[str, slice]
+
+    def draw_factor(self, factor: str, rng: np.random.Generator) -> None:
+        """Draw one factor of the scene anew; raises ``ValueError`` naming the valid factors."""
+        ...
+
+    def new_scene(self, rng: np.random.Generator) -> None:
+        """Draw every factor anew."""
+        ...
+
+    def sample_pose(self, rng: np.random.Generator) -> Pose:
+        """A camera pose (5,) from the source's own distribution of viewpoints."""
+        ...
+
+    def render_view(self, pose: Pose) -> Image:
+        """The present scene (H, W, 3) uint8 from ``pose``."""
+        ...
+
+    def state(self) -> NDArray[np.float32]:
+        """Ground truth (S,), in metres; for probes and oracles only, never for training an encoder."""
+        ...
+
+
+@runtime_checkable
+class SceneEncoder(Protocol):
+    """Turns the views of one moment into one vector. Own encoders need nothing but these two members."""
+
+    #: Length of the vector.
+    size: int
+
+    def encode(self, images: Tensor, poses: Tensor) -> Tensor:
+        """``images`` (B, K, H, W, 3) uint8 and ``poses`` (B, K, 5) float32 to (B, size) float32."""
+        ...

@@ -1,0 +1,283 @@
+"""ArmReach: checkers, determinism, cameras, and physics that a person would expect."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import gymnasium as gym
+import mujoco
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from stable_baselines3.common.env_checker import check_env as sb3_check_env
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
+
+import gqn_rl  # noqa: F401 - registers the environments
+from gqn_rl.cameras import axes, look_at, project
+from gqn_rl.envs import kinova
+from gqn_rl.envs.arm import RANDOMIZATIONS, START_DISTANCE, ArmReach
+from gqn_rl.envs.renderer import SceneRenderer
+from gqn_rl.types import SceneSource
+
+ID = "gqn_rl/ArmReach-v0"
+
+
+@contextmanager
+def arm(**kwargs: Any) -> Iterator[ArmReach]:
+    env = gym.make(ID, **kwargs).unwrapped
+    assert isinstance(env, ArmReach)
+    try:
+        yield env
+    finally:
+        env.close()
+
+
+def _flat(observation: Any) -> list[np.ndarray]:
+    return list(observation.values()) if isinstance(observation, dict) else [observation]
+
+
+@pytest.mark.parametrize(
+    ("obs_mode", "cameras", "views"),
+    [("views", "fixed", 2), ("views", "episode", 1), ("views", "moving", 3), ("pixels", "fixed", 1), ("state", "fixed", 2)],
+)
+def test_passes_both_checkers(obs_mode: str, cameras: str, views: int) -> None:
+    with warnings.catch_warnings():
+        # Both advise against spaces that are what they are: five-dimensional images, unbounded metres.
+        warnings.simplefilter("ignore")
+        env = gym.make(ID, obs_mode=obs_mode, cameras=cameras, views=views, render_mode="rgb_array", render_size=32)
+        check_env(env.unwrapped)
+        sb3_check_env(env.unwrapped)
+        env.close()
+
+
+@pytest.mark.parametrize("cameras", ["fixed", "episode", "moving"])
+def test_same_seed_same_episode(cameras: str) -> None:
+    def episode(seed: int) -> list[np.ndarray]:
+        with arm(cameras=cameras, randomize=RANDOMIZATIONS) as env:
+            seen = _flat(env.reset(seed=seed)[0])
+            actions = np.random.default_rng(0).uniform(-1, 1, (3, 6)).astype(np.float32)
+            for action in actions:
+                observation, reward, *_ = env.step(action)
+                seen += [*_flat(observation), np.array(reward)]
+            return seen
+
+    first, again, other = episode(7), episode(7), episode(8)
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_cameras_move_as_their_mode_says() -> None:
+    action = np.zeros(6, np.float32)
+    poses: dict[str, list[np.ndarray]] = {}
+    for mode in ("fixed", "episode", "moving"):
+        with arm(cameras=mode) as env:
+            first = env.reset(seed=0)[0]["poses"]
+            poses[mode] = [first, env.step(action)[0]["poses"], env.reset()[0]["poses"]]
+    moved = {mode: [not np.array_equal(p[0], q) for q in p[1:]] for mode, p in poses.items()}
+    assert moved == {"fixed": [False, False], "episode": [False, True], "moving": [True, True]}
+
+
+@pytest.mark.parametrize("size", [64, (48, 96)])
+def test_the_ball_is_where_its_projection_says(size: int | tuple[int, int]) -> None:
+    """Renderer, poses and projection agree, in non-square images too."""
+    with arm(image_size=size) as env:
+        height, width = env.image_size
+        for seed in range(8):
+            env.new_scene(np.random.default_rng(seed))
+            env.data.qpos[:] = 0  # the arm upright, out of most views' way
+            env.data.qpos[1:3] = np.pi
+            mujoco.mj_forward(env.model, env.data)
+            pose = env.sample_pose(np.random.default_rng(100 + seed))
+            image = env.render_view(pose).astype(int)
+            red = (image[..., 0] > 90) & (image[..., 1] < 60) & (image[..., 2] < 60)
+            expected = project(env.target_position, pose, 45.0, height, width)
+            inside = (expected > 6).all() and (expected < np.array([height, width]) - 7).all()
+            if not inside or red.sum() < 20:
+                continue  # cut by the image's edge, or behind the arm
+            seen = np.argwhere(red).mean(0)
+            np.testing.assert_allclose(seen, expected, atol=1.5)
+
+
+def test_a_ball_moved_left_moves_left_in_a_wide_image() -> None:
+    with arm(image_size=(40, 80)) as env:
+        env.reset(seed=0)
+        pose = look_at([2.0, 0.0, 0.4], [0.0, 0.0, 0.4])
+        _, right, _ = axes(pose)
+        columns = []
+        for shift in (0.3, 0.0, -0.3):
+            env.data.mocap_pos[0] = np.array([0.5, 0.0, 0.4]) + shift * right
+            mujoco.mj_kinematics(env.model, env.data)
+            image = env.render_view(pose).astype(int)
+            columns.append(np.argwhere((image[..., 0] > 90) & (image[..., 1] < 60))[:, 1].mean())
+        assert columns[0] > columns[1] + 5 > columns[2] + 10
+        assert abs(columns[1] - 39.5) < 1.0
+
+
+def test_velocities_reach_the_commanded_share_of_their_limits() -> None:
+    with arm(obs_mode="state", randomize=()) as env:
+        env.reset(seed=0)
+        action = np.array([0.5, 0.2, -0.2, 0.5, -0.5, 1.0], np.float32)
+        for _ in range(5):
+            env.step(action)
+        np.testing.assert_allclose(env.data.qvel[:6], action * kinova.MAX_VELOCITY, atol=0.06)
+
+
+def test_actions_beyond_the_limits_do_what_the_limits_do() -> None:
+    with arm(obs_mode="state") as env:
+        env.reset(seed=0)
+        inside = env.step(np.ones(6, np.float32))[0]
+        env.reset(seed=0)
+        assert np.array_equal(env.step(np.full(6, 9.0, np.float32))[0], inside)
+
+
+def test_reward_is_minus_distance_plus_one_inside_the_ball() -> None:
+    with arm(obs_mode="state") as env:
+        env.reset(seed=0)
+        _, reward, terminated, truncated, info = env.step(np.zeros(6, np.float32))
+        assert not terminated
+        assert not truncated
+        np.testing.assert_allclose(reward, -info["distance"])
+        env.data.mocap_pos[0] = env.hand_position
+        _, reward, _, _, info = env.step(np.zeros(6, np.float32))
+        assert info["is_success"]
+        np.testing.assert_allclose(reward, 1 - info["distance"])
+
+
+def test_state_holds_hand_target_and_their_difference() -> None:
+    with arm(obs_mode="state") as env:
+        state, info = env.reset(seed=3)
+        parts = {name: state[part] for name, part in env.state_groups.items()}
+        np.testing.assert_allclose(parts["offset"], parts["target"] - parts["hand"], atol=1e-6)
+        np.testing.assert_allclose(np.linalg.norm(parts["offset"]), info["distance"], rtol=1e-5)
+        assert np.array_equal(state[:21], env.proprio())
+
+
+def test_episodes_start_outside_the_ball_and_end_after_25_decisions() -> None:
+    env = gym.make(ID, obs_mode="state")
+    for seed in range(30):
+        _, info = env.reset(seed=seed)
+        assert START_DISTANCE[0] <= info["distance"] <= START_DISTANCE[1]
+    ends = [env.step(env.action_space.sample())[2:4] for _ in range(25)]
+    assert ends == [(False, False)] * 24 + [(False, True)]
+    env.close()
+
+
+def test_randomize_changes_just_what_it_names() -> None:
+    def look(names: tuple[str, ...]) -> set[str]:
+        with arm(obs_mode="state", randomize=names) as env:
+            seen: dict[str, set[bytes]] = {name: set() for name in RANDOMIZATIONS}
+            for seed in range(12):
+                env.reset(seed=seed)
+                model = env.model
+                seen["start"].add(env.data.qpos[:6].tobytes())
+                seen["color"].add(model.geom_rgba[model.geom("target").id].tobytes())
+                seen["size"].add(model.geom_size[model.geom("target").id].tobytes())
+                seen["textures"].add(model.geom_matid.tobytes())
+                seen["light"].add(model.light_pos.tobytes() + model.light_diffuse.tobytes())
+            return {name for name, values in seen.items() if len(values) > 1}
+
+    assert look(()) == set()
+    for name in RANDOMIZATIONS:
+        assert look((name,)) == {name}
+    assert look(RANDOMIZATIONS) == set(RANDOMIZATIONS)
+
+
+def test_is_a_scene_source_whose_factors_are_independent() -> None:
+    with arm(randomize=RANDOMIZATIONS) as env:
+        assert isinstance(env, SceneSource)
+        env.new_scene(np.random.default_rng(0))
+        before = env.state()
+        env.draw_factor("target", np.random.default_rng(1))
+        assert np.array_equal(env.state()[:21], before[:21])
+        assert not np.array_equal(env.state()[21:24], before[21:24])
+        target = env.state()[21:24]
+        env.draw_factor("arm", np.random.default_rng(2))
+        assert np.array_equal(env.state()[21:24], target)
+        assert not np.array_equal(env.state()[18:21], before[18:21])
+        with pytest.raises(ValueError, match="target, arm, appearance"):
+            env.draw_factor("leg", np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "words"),
+    [
+        ({"obs_mode": "video"}, "obs_mode must be one of views, pixels, state; got 'video'"),
+        ({"cameras": "drone"}, "fixed, episode, moving"),
+        ({"views": 0}, "views must be an integer of at least 1"),
+        ({"views": 2, "camera_names": ("front",)}, "need as many names"),
+        ({"views": 1, "camera_names": ("top",)}, "valid cameras: back, front, left, right"),
+        ({"image_size": 0}, "image_size"),
+        ({"randomize": ("colour",)}, "start, color, size, textures, light"),
+        ({"render_mode": "human"}, "rgb_array"),
+    ],
+)
+def test_bad_options_are_named_with_the_valid_choices(kwargs: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        ArmReach(**kwargs)
+
+
+def test_vectorised_environments_agree_with_each_other() -> None:
+    def make() -> Any:
+        return lambda: gym.make(f"gqn_rl:{ID}", views=1)  # a fresh process has yet to import gqn_rl
+
+    actions = np.random.default_rng(0).uniform(-1, 1, (3, 2, 6)).astype(np.float32)
+    results = []
+    for vec in (DummyVecEnv([make(), make()]), SubprocVecEnv([make(), make()], start_method="forkserver")):
+        vec.seed(5)
+        seen = [vec.reset()]
+        seen += [vec.step(action)[0] for action in actions]
+        vec.close()
+        results.append(seen)
+    for one, other in zip(*results, strict=True):
+        for key in one:
+            assert np.array_equal(one[key], other[key]), key
+
+
+def test_views_are_the_same_one_by_one_and_all_together() -> None:
+    with arm(views=3, cameras="moving") as env:
+        env.reset(seed=0)
+        poses = np.stack([env.sample_pose(np.random.default_rng(i)) for i in range(5)])
+        together = env.render_views(poses)
+        for image, pose in zip(together, poses, strict=True):
+            assert np.array_equal(image, env.render_view(pose))
+
+
+def test_pictures_of_several_environments_do_not_mix() -> None:
+    with arm(views=1) as one, arm(views=1, image_size=32) as two:
+        first = one.reset(seed=0)[0]["images"]
+        two.reset(seed=1)
+        two.close()
+        assert np.array_equal(one.render_views(one.camera_poses), first)
+        assert two.render_views(two.camera_poses).shape == (1, 32, 32, 3)  # a closed renderer opens again
+
+
+def test_closing_frees_what_rendering_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    uploads, frees = itertools.count(), itertools.count()
+    upload = SceneRenderer._upload
+
+    def counting(self: SceneRenderer) -> Any:
+        next(uploads)
+        return upload(self)
+
+    free = mujoco.MjrContext.free
+    monkeypatch.setattr(SceneRenderer, "_upload", counting)
+    monkeypatch.setattr(mujoco.MjrContext, "free", lambda self: (next(frees), free(self))[1])
+    for _ in range(5):
+        with arm(render_mode="rgb_array", render_size=32) as env:
+            env.reset(seed=0)
+            env.render()
+            env.step(np.zeros(6, np.float32))
+    assert next(uploads) == next(frees) == 10
+
+
+def test_picture_of_any_size() -> None:
+    with arm(obs_mode="state", render_mode="rgb_array", render_size=(90, 160)) as env:
+        env.reset(seed=0)
+        picture = env.render()
+        assert picture is not None
+        assert picture.shape == (90, 160, 3)
+        assert picture.std() > 10

@@ -1,0 +1,305 @@
+"""Laws of the command line: quick help, one clear line for what the user can mend, and commands that compose."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import ROOT, TOY_ID, cli_environment, toy_values
+
+from gqn_rl.agents.build import find_env, resolve_algorithm
+from gqn_rl.agents.runs import RunFolder
+from gqn_rl.agents.training import TrainConfig, make_envs, train
+from gqn_rl.cli import COMMANDS, configs_folder, find_config, main
+from gqn_rl.config import UserError
+
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+TINY: dict[str, Any] = {"total_steps": 30, "evaluation": {"every": 30, "episodes": 2}}
+
+
+def write_config(path: Path, **changes: Any) -> Path:
+    path.write_text(yaml.safe_dump(toy_values(**changes)))
+    return path
+
+
+# Help ---------------------------------------------------------------------------------------------------------
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = ("torch", "mujoco", "stable_baselines3", "wandb", "matplotlib")
+    for arguments in (["--help"], ["train", "--help"]):
+        code = f"import sys; from gqn_rl.cli import main\ntry: main({arguments})\nexcept SystemExit: pass\n"
+        code += f"print([name for name in {heavy} if name in sys.modules])"
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_help_answers_from_any_directory(cli: Cli) -> None:
+    done = cli("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(command in done.stdout for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_says_what_it_does_and_shows_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    description, _, example = shown.partition("example:")
+    assert f"gqn-rl {command}" in example
+    assert len(description.split("options:")[0].splitlines()) > 3
+
+
+# Configurations -----------------------------------------------------------------------------------------------
+
+
+def test_configuration_by_name_and_by_path(tmp_path: Path) -> None:
+    assert find_config("arm_reach") == configs_folder() / "arm_reach.yaml"
+    path = write_config(tmp_path / "mine.yaml")
+    assert find_config(str(path)) == path
+    with pytest.raises(
+        UserError, match=r"no configuration 'arm_reech' \(did you mean 'arm_reach'\?\).*arm_reach_state"
+    ):
+        find_config("arm_reech")
+    with pytest.raises(UserError, match=r"did you mean 'evaluate'\?.*commands: train, evaluate"):
+        find_config("evalute")
+
+
+@pytest.mark.parametrize("name", ["arm_reach", "arm_reach_state"])
+def test_packaged_configurations_are_valid(name: str) -> None:
+    config = TrainConfig.from_yaml(find_config(name))
+    assert find_env(config.env.id).id == "gqn_rl/ArmReach-v0"
+    assert resolve_algorithm(config.algorithm.id).__name__ == "SAC"
+    assert (config.encoder, config.arm) == (("arm-reach", "gqn") if name == "arm_reach" else (None, "state"))
+
+
+def test_packaged_configurations_differ_in_nothing_but_what_is_seen() -> None:
+    """They are two arms of one comparison."""
+    seen, told = (TrainConfig.from_yaml(find_config(name)).to_dict() for name in ("arm_reach", "arm_reach_state"))
+    for config in (seen, told):
+        for key in ("arm", "encoder"):
+            del config[key]
+        del config["env"]["kwargs"]["obs_mode"]
+    assert seen == told
+
+
+# Errors: exit code 2 and one line -----------------------------------------------------------------------------
+
+
+def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    for word in words:
+        assert word in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--set", "evaluation.evry=5"], ["evaluation.evry", "did you mean 'every'", "valid keys: episodes, every"]),
+        (["--set", "total_steps=many"], ["'total_steps' is 'many'", "integer"]),
+        (["--encoder", "no-such-encoder"], ["no-such-encoder"]),
+        (["--env", "gqn_rl/ArmReech-v0"], ["gqn_rl/ArmReech-v0", "did you mean 'gqn_rl/ArmReach-v0'"]),
+    ],
+    ids=["unknown key", "wrong type", "missing encoder", "unknown environment"],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    arguments: list[str], words: list[str], cli: Cli, tmp_path: Path
+) -> None:
+    write_config(tmp_path / "toy.yaml")
+    assert_one_line(cli("train", "toy.yaml", *arguments), *words)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_corrupt_checkpoint_is_one_line(cli: Cli, finished_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(finished_run, tmp_path / "run", symlinks=True)
+    (run / "summary.json").unlink()
+    model = next((run / "checkpoint").glob("step_*")) / "model.zip"
+    model.write_bytes(model.read_bytes()[:-1])
+    done = cli("train", run / "config.yaml", "--out", run)
+    assert_one_line(done, "model.zip does not match its checksum", "delete", "checkpoint")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "nowhere.yaml"], ["nowhere.yaml", "arm_reach"]),
+        (["--set", "seed"], ["KEY=VALUE", "'seed'"]),
+        (["--set", "seed=-1"], ["'seed' is -1"]),
+        (["--set", "workers=threads"], ["'workers'", "'in_process' or 'subprocess'"]),
+        (["--set", "wandb=maybe"], ["'wandb'", "'offline', 'online' or 'disabled'"]),
+        (["--set", "algorithm.id=SACK"], ["unknown algorithm 'SACK'", "SAC, TD3, PPO"]),
+        (["--set", "algorithm.kwargs.gama=0.9"], ["SAC takes no argument 'gama'", "did you mean 'gamma'"]),
+        (["--set", "env.kwargs.speed=9"], ["takes no argument 'speed'", "obs_mode"]),
+        (["evaluate", "nowhere"], ["nowhere holds no run"]),
+    ],
+)
+def test_bad_input_is_named(
+    arguments: list[str],
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if arguments[0] == "--set":
+        arguments = ["train", str(write_config(tmp_path / "toy.yaml")), *arguments]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert len(error.splitlines()) == 1
+    for word in words:
+        assert word in error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_finished_run_is_refused_in_one_line(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(finished_run / "config.yaml"), "--out", str(finished_run)]) == 2
+    assert "never overwritten" in capsys.readouterr().err
+
+
+def test_unforeseen_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def broken(self: Any, **kwargs: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("conftest.ToyReach.reset", broken)
+    with pytest.raises(ZeroDivisionError):
+        main(["train", str(write_config(tmp_path / "toy.yaml", **TINY)), "--out", str(tmp_path / "run")])
+
+
+# Commands -----------------------------------------------------------------------------------------------------
+
+
+def test_train_is_the_default_and_options_override(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_config(tmp_path / "toy.yaml", **TINY)
+    options = ["--seed", "3", "--steps", "20", "--set", "algorithm.kwargs.gamma=0.9", "--set", "threads=null"]
+    assert main([str(tmp_path / "toy.yaml"), *options]) == 0
+    config = TrainConfig.from_yaml(tmp_path / "runs" / "toy-seed3" / "config.yaml")
+    assert (config.seed, config.total_steps, config.algorithm.kwargs["gamma"], config.threads) == (3, 20, 0.9, None)
+
+
+def test_another_environment_drops_the_arguments_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = write_config(tmp_path / "toy.yaml", **TINY, env={"id": "gqn_rl/ArmReach-v0", "kwargs": {"views": 7}})
+    assert main([str(config), "--env", TOY_ID, "--encoder", "none", "--set", "env.kwargs.obs_mode=state"]) == 0
+    written = TrainConfig.from_yaml(tmp_path / "runs" / "conftest-toy-Reach-v0-seed0" / "config.yaml")
+    assert (written.env.id, written.env.kwargs, written.encoder) == (TOY_ID, {"obs_mode": "state"}, None)
+
+
+def test_evaluate_prints_numbers_and_writes_a_video(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(finished_run, tmp_path / "run", symlinks=True)
+    assert main(["evaluate", str(run), "--episodes", "5"]) == 0
+    shown = capsys.readouterr().out
+    summary = json.loads((run / "summary.json").read_text())
+    for words in (
+        "final_model.zip",
+        "5 held-out episodes",
+        f"success      {summary['policy']['success']:.1%}",
+        f"mean return  {summary['policy']['score']:.3f}",
+        f"distance     {summary['policy']['distance']:.3f} m",
+        f"video        {run / 'replay'}",
+    ):
+        assert words in shown
+
+
+def test_evaluate_refuses_another_encoder(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(finished_run), "--encoder", "conftest:OtherEncoder"]) == 2
+    assert "was trained with encoder conftest:ToyEncoder" in capsys.readouterr().err
+
+
+# Stopping -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("number", "workers"),
+    [
+        (signal.SIGINT, "in_process"),
+        pytest.param(signal.SIGTERM, "subprocess", marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, "subprocess", marks=pytest.mark.slow),
+    ],
+)
+def test_stopped_run_says_so_and_goes_on(
+    number: signal.Signals, workers: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A signal to the whole group, as a terminal sends Ctrl-C: workers must not die of it before the parent asks."""
+    config = write_config(tmp_path / "toy.yaml", workers=workers, n_envs=2, wandb="offline")
+    run = RunFolder(tmp_path / "run")
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), str(config), "--out", str(run.path)],
+        env=cli_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        while process.poll() is None and len(run.rows()) < 2:
+            time.sleep(0.005)
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        error = process.communicate(timeout=120)[1]
+    finally:
+        process.kill()
+    assert process.returncode == 130, error
+    assert len(error.splitlines()) == 1, error
+    assert error.startswith("interrupted at step ")
+    assert error.rstrip().endswith("run the same command to go on")
+    assert not run.finished
+    assert 200 <= int(error.split()[3].rstrip(";")) < 300
+    assert main([str(config), "--out", str(run.path)]) == 0
+    assert f"resuming {run.path} at step 200" in capsys.readouterr().out
+    assert [row.step for row in run.rows()] == [100, 200, 300, 400]
+    assert run.finished
+
+
+# The real thing -----------------------------------------------------------------------------------------------
+
+
+def test_packaged_task_trains_a_little(tmp_path: Path) -> None:
+    small = {"total_steps": 60, "evaluation.episodes": 2, "wandb": "disabled", "threads": 1}
+    config = TrainConfig.from_yaml(find_config("arm_reach_state"), {**small, "env.kwargs.max_episode_steps": 5})
+    summary = train(tmp_path / "run", config)
+    assert summary["steps"] == 60
+    assert summary["policy"]["distance"] > 0
+    assert summary["video"] is not None
+
+
+def test_arm_is_seen_through_an_encoder_of_ones_own() -> None:
+    """The arm's views reach any encoder, with the proprioception beside the vector."""
+
+    class Means:
+        size = 6
+
+        def encode(self, images: torch.Tensor, poses: torch.Tensor) -> torch.Tensor:
+            return images.float().mean(dim=(2, 3)).flatten(1)
+
+    venv = make_envs(TrainConfig.from_yaml(find_config("arm_reach")), Means(), 2)
+    try:
+        first = venv.reset()
+        second, *_ = venv.step(np.stack([venv.action_space.sample() for _ in range(2)]))
+    finally:
+        venv.close()
+    for observations in (first, second):
+        assert isinstance(observations, np.ndarray)
+        assert observations.shape == (2, 6 + 21)
+        assert np.isfinite(observations).all()

@@ -1,0 +1,623 @@
+"""Laws of a training run: exact resumption, undisturbed learning, its folder's rules, and clear refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import ROOT, TOY_ID, OtherEncoder, ToyEncoder, cli_environment, toy_values
+from gymnasium import spaces
+from hypothesis import given
+from hypothesis import strategies as st
+from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from gqn_rl.agents.build import build_model, find_env, make_env, make_vec_env, resolve_algorithm, see_with
+from gqn_rl.agents.checkpoints import (
+    cut_episodes,
+    latest_checkpoint,
+    load_replay,
+    replay_buffer,
+    save_checkpoint,
+    save_replay,
+)
+from gqn_rl.agents.runs import Row, RunFolder, check_same_config
+from gqn_rl.agents.seeding import HELD_OUT, own_randomness, stretch_seeds
+from gqn_rl.agents.training import TrainConfig, make_envs, train
+from gqn_rl.config import UserError
+
+PPO_VALUES = {"algorithm": {"id": "PPO", "kwargs": {"n_steps": 20, "batch_size": 20, "n_epochs": 2}}}
+DRIVER = """
+import sys
+from pathlib import Path
+from conftest import ToyEncoder
+from gqn_rl.agents.training import TrainConfig, train
+train(Path(sys.argv[1]), TrainConfig.from_yaml(sys.argv[2]), ToyEncoder())
+"""
+
+
+def toy_config(**changes: Any) -> TrainConfig:
+    return TrainConfig.from_mapping(toy_values(**changes))
+
+
+def parameters(path: Path, algorithm: type[BaseAlgorithm] = SAC) -> dict[str, torch.Tensor]:
+    """Everything learned, optimisers included, by name."""
+    model = algorithm.load(path)
+    flat: dict[str, torch.Tensor] = {}
+
+    def add(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                add(f"{prefix}.{key}", inner)
+        elif isinstance(value, list | tuple):
+            add(prefix, dict(enumerate(value)))
+        elif isinstance(value, torch.Tensor):
+            flat[prefix] = value
+        else:
+            flat[prefix] = torch.tensor(float(value or 0))
+
+    add("model", model.get_parameters())
+    if isinstance(model, SAC):
+        assert model.log_ent_coef is not None
+        flat["log_ent_coef"] = model.log_ent_coef.detach()
+    return flat
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def records(folder: Path) -> list[tuple[Any, ...]]:
+    """The evaluations of a run, but for wall-clock."""
+    return [
+        (row.task, row.arm, row.seed, row.step, row.score, row.success, row.length) for row in RunFolder(folder).rows()
+    ]
+
+
+def run_and_kill(folder: Path, config: Path, rows: int, delay: float) -> None:
+    """Start or resume the run in a process of its own; SIGKILL it ``delay`` seconds after its evaluation ``rows``."""
+    environment = {**cli_environment(), "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(folder), str(config)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        while process.poll() is None and len(RunFolder(folder).rows()) < rows:
+            time.sleep(0.005)
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        output = process.communicate(timeout=60)[0]
+    finally:
+        process.kill()
+    assert process.returncode == -signal.SIGKILL, output
+    assert not RunFolder(folder).finished
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "changes", "kills"), [(SAC, {}, 2), (PPO, PPO_VALUES, 1)], ids=["off-policy", "on-policy"]
+)
+def test_killed_run_ends_bit_identical_to_one_never_stopped(
+    algorithm: type[BaseAlgorithm], changes: dict[str, Any], kills: int, tmp_path: Path
+) -> None:
+    values = toy_values(**changes, seed=3)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train(whole, TrainConfig.from_mapping(values), ToyEncoder())
+    for rows, delay in ((2, 0.03), (3, 0.11))[:kills]:
+        run_and_kill(killed, tmp_path / "config.yaml", rows, delay)
+    resumed_from, _ = latest_checkpoint(killed / "checkpoint")
+    assert resumed_from is not None
+    assert 0 < resumed_from.step < 400
+    train(killed, TrainConfig.from_mapping(values), ToyEncoder())
+    assert records(killed) == records(whole)
+    assert [row.step for row in RunFolder(whole).rows()] == [100, 200, 300, 400]
+    for name in ("final_model.zip", "best_model.zip"):
+        assert same(parameters(killed / name, algorithm), parameters(whole / name, algorithm)), name
+
+
+def test_another_seed_ends_elsewhere(finished_run: Path, tmp_path: Path) -> None:
+    """The equalities above mean something: they do not hold for just any two runs."""
+    train(tmp_path / "run", toy_config(total_steps=250, seed=1), ToyEncoder())
+    assert records(tmp_path / "run") != records(finished_run)
+    assert not same(parameters(tmp_path / "run/final_model.zip"), parameters(finished_run / "final_model.zip"))
+
+
+def test_evaluation_does_not_disturb_training(finished_run: Path, tmp_path: Path) -> None:
+    """The same run evaluated only once, in other episodes, and not tracked, learns the same to the bit."""
+    quiet = toy_config(total_steps=250, evaluation={"every": 10_000, "episodes": 2})
+    train(tmp_path / "run", quiet, ToyEncoder())
+    assert [row.step for row in RunFolder(tmp_path / "run").rows()] == [250]
+    assert [row.step for row in RunFolder(finished_run).rows()] == [100, 200, 250]
+    assert same(parameters(tmp_path / "run/final_model.zip"), parameters(finished_run / "final_model.zip"))
+
+
+def test_noise_of_state_dependent_exploration_resumes_too(tmp_path: Path) -> None:
+    """gSDE draws its noise matrix before a callback can seed: the one generator state that a zip does not hold."""
+    values = toy_values(
+        **PPO_VALUES, total_steps=120, checkpoint_every=40, evaluation__every=1000, evaluation__episodes=1
+    )
+    values["algorithm"]["kwargs"]["use_sde"] = True
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    config = TrainConfig.from_mapping(values)
+    train(whole, config, ToyEncoder())
+    train(resumed, config, ToyEncoder())
+    for name in ("summary.json", "final_model.zip"):  # as if killed after its last checkpoint
+        (resumed / name).unlink()
+    torch.manual_seed(0)
+    train(resumed, config, ToyEncoder())
+    assert same(parameters(whole / "final_model.zip", PPO), parameters(resumed / "final_model.zip", PPO))
+
+
+def test_run_folder_holds_all_that_is_promised(finished_run: Path) -> None:
+    names = {path.name for path in finished_run.iterdir()}
+    assert names >= {
+        "config.yaml",
+        "versions.json",
+        "encoder.json",
+        "evaluations.csv",
+        "checkpoint",
+        "best_model.zip",
+        "final_model.zip",
+        "summary.json",
+        "learning_curve.png",
+        "wandb",
+    }
+    assert names & {"episodes.mp4", "episodes.gif"}
+    assert TrainConfig.from_yaml(finished_run / "config.yaml") == toy_config(wandb="offline", total_steps=250)
+    versions = json.loads((finished_run / "versions.json").read_text())
+    assert versions["torch"] == torch.__version__.split("+")[0] or versions["torch"] == torch.__version__
+    assert versions["encoder_hash"] == json.loads((finished_run / "encoder.json").read_text())["encoder_hash"]
+    assert list((finished_run / "wandb").glob("offline-run-*/*.wandb"))
+    assert len(list((finished_run / "checkpoint").iterdir())) == 1  # older ones are gone
+    header = (finished_run / "evaluations.csv").read_text().splitlines()[0]
+    assert header.startswith("task,arm,seed,step,score,success,wall_s")
+    summary = json.loads((finished_run / "summary.json").read_text())
+    last = RunFolder(finished_run).rows()[-1]
+    assert (summary["steps"], summary["policy"]["score"]) == (last.step, last.score)
+    assert summary["best"]["score"] == max(row.score for row in RunFolder(finished_run).rows())
+    assert summary["random"]["success"] is not None
+    for words in ("held-out", "random", str(finished_run), "evaluate"):
+        assert words in summary["text"]
+
+
+def test_saved_policy_acts_as_the_trained_one(tmp_path: Path) -> None:
+    venv = make_envs(toy_config(), ToyEncoder(), 2)
+    model = build_model(SAC, venv, policy=None, kwargs={"learning_starts": 5}, total_steps=20, seed=0).learn(20)
+    model.save(tmp_path / "model.zip")
+    observations = venv.reset()
+    loaded = SAC.load(tmp_path / "model.zip")
+    np.testing.assert_array_equal(
+        model.predict(observations, deterministic=True)[0], loaded.predict(observations, deterministic=True)[0]
+    )
+
+
+# Run folder rules ---------------------------------------------------------------------------------------------
+
+
+def test_finished_run_is_never_overwritten(finished_run: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")}
+    with pytest.raises(UserError, match=r"finished run, .* never overwritten: .*evaluate .*--out or --seed") as caught:
+        train(finished_run, toy_config(wandb="offline", total_steps=250), ToyEncoder())
+    assert "\n" not in str(caught.value)
+    assert {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")} == before
+
+
+@pytest.fixture
+def unfinished_run(finished_run: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "unfinished"
+    shutil.copytree(finished_run, folder, symlinks=True)
+    (folder / "summary.json").unlink()
+    return folder
+
+
+def test_unfinished_run_refuses_another_configuration(unfinished_run: Path) -> None:
+    other = toy_config(wandb="offline", total_steps=300, algorithm__kwargs__gamma=0.9)
+    with pytest.raises(UserError) as caught:
+        train(unfinished_run, other, ToyEncoder())
+    message = str(caught.value)
+    assert "total_steps was 250 and is now 300" in message
+    assert "algorithm.kwargs.gamma was None and is now 0.9" in message
+    assert "learning_starts" not in message  # what is equal is not named
+
+
+def test_unfinished_run_refuses_another_encoder(unfinished_run: Path) -> None:
+    with pytest.raises(UserError, match=r"trained with encoder conftest:ToyEncoder \(sha256:.*not the one given"):
+        train(unfinished_run, toy_config(wandb="offline", total_steps=250), OtherEncoder())
+
+
+def test_resumed_last_stretch_repeats_the_first_time(unfinished_run: Path, finished_run: Path) -> None:
+    train(unfinished_run, toy_config(wandb="offline", total_steps=250), ToyEncoder())
+    assert records(unfinished_run) == records(finished_run)
+    assert same(parameters(unfinished_run / "final_model.zip"), parameters(finished_run / "final_model.zip"))
+
+
+def test_folder_with_other_things_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(UserError, match=r"not empty and holds no run \(it has thesis.tex\)"):
+        train(tmp_path, toy_config(), ToyEncoder())
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    with (
+        RunFolder(tmp_path / "run").locked(),
+        pytest.raises(UserError, match="being trained by another process"),
+        RunFolder(tmp_path / "run").locked(),
+    ):
+        pass
+    with RunFolder(tmp_path / "run").locked():  # the lock went with its holder
+        pass
+
+
+def test_configuration_differences_are_named_key_by_key(tmp_path: Path) -> None:
+    check_same_config(tmp_path, {"a": {"b": 1}, "c": {}}, {"a": {"b": 1}, "c": {}})
+    with pytest.raises(UserError, match=r"a\.b was 1 and is now 2; d was None and is now 3"):
+        check_same_config(tmp_path, {"a": {"b": 1}, "c": 0}, {"a": {"b": 2}, "c": 0, "d": 3})
+
+
+def _row(step: int, score: float = 0.5, success: float = float("nan")) -> Row:
+    return Row("a,task", "arm", 1, step, score, success, 1.5, 25.0)
+
+
+def test_records_survive_a_round_trip_and_a_kill_in_mid_line(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    assert run.cut_rows(0) == []
+    for step, score in ((100, 1 / 3), (200, -1e-9), (300, 0.1)):
+        run.append_row(_row(step, score, success=0.25))
+    assert [row.score for row in run.rows()] == [1 / 3, -1e-9, 0.1]
+    assert run.rows()[0] == _row(100, 1 / 3, success=0.25)
+    with open(run.evaluations, "a") as file:
+        file.write('"a,task",arm,1,4')  # half of step 400
+    assert [row.step for row in run.rows()] == [100, 200, 300]
+    assert [row.step for row in run.cut_rows(200)] == [100, 200]
+    assert [row.step for row in run.rows()] == [100, 200]
+
+
+def test_full_disk_is_one_clear_line(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.evaluations.symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"no space left to write .*evaluations.csv; free some space"):
+        run.append_row(_row(1))
+
+
+# Checkpoints --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def model() -> BaseAlgorithm:
+    venv = make_envs(toy_config(), ToyEncoder(), 2)
+    kwargs = {"learning_starts": 5, "batch_size": 8, "policy_kwargs": {"net_arch": [8]}}
+    return build_model(SAC, venv, policy=None, kwargs=kwargs, total_steps=40, seed=0).learn(20)
+
+
+def test_checkpoint_round_trip_and_older_ones_deleted(model: BaseAlgorithm, tmp_path: Path) -> None:
+    assert latest_checkpoint(tmp_path) == (None, [])
+    save_checkpoint(tmp_path, model, wall_s=1.0, best_model=None)
+    model.learn(10, reset_num_timesteps=False)
+    best = tmp_path / "best.zip"
+    model.save(best)
+    saved = save_checkpoint(tmp_path, model, wall_s=2.5, best_model=best)
+    found, problems = latest_checkpoint(tmp_path)
+    assert found == saved
+    assert (found.step, found.wall_s, problems) == (30, 2.5, [])
+    assert [path.name for path in tmp_path.glob("*step_*")] == ["step_000000030"]
+    assert found.best_model is not None
+    assert found.best_model.read_bytes() == best.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["model.zip", "replay.npz", "manifest.json"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
+def test_damaged_checkpoint_is_noticed(model: BaseAlgorithm, tmp_path: Path, name: str, damage: str) -> None:
+    checkpoint = save_checkpoint(tmp_path, model, wall_s=1.0, best_model=None)
+    _damage(checkpoint.path / name, damage)
+    with pytest.raises(
+        UserError, match=rf"checkpoint .*step_000000020 is corrupt: {name} .*; delete .* start"
+    ) as caught:
+        latest_checkpoint(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_checkpoint_falls_back_to_the_one_before(model: BaseAlgorithm, tmp_path: Path) -> None:
+    older = save_checkpoint(tmp_path, model, wall_s=1.0, best_model=None)
+    shutil.copytree(older.path, tmp_path / "kept")
+    model.learn(10, reset_num_timesteps=False)
+    newer = save_checkpoint(tmp_path, model, wall_s=2.0, best_model=None)
+    (tmp_path / "kept").rename(older.path)  # as after a kill between writing one and deleting the other
+    (tmp_path / ".step_000000040.tmp").mkdir()  # as after a kill while writing
+    assert latest_checkpoint(tmp_path)[0] == newer
+    _damage(newer.path / "model.zip", "flip")
+    found, problems = latest_checkpoint(tmp_path)
+    assert found == older
+    assert len(problems) == 1
+    assert "model.zip does not match" in problems[0]
+    assert save_checkpoint(tmp_path, model, wall_s=2.0, best_model=None) == newer  # takes the corrupt one's place
+    assert latest_checkpoint(tmp_path) == (newer, [])
+
+
+def _damage(path: Path, how: str) -> None:
+    data = bytearray(path.read_bytes())
+    if how == "flip":
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    elif how == "truncate":
+        path.write_bytes(data[: len(data) // 2])
+    else:
+        path.unlink()
+
+
+FLAT = spaces.Box(-1, 1, (3,), np.float32)
+ACTIONS = spaces.Box(-1, 1, (2,), np.float32)
+
+
+def _fill(buffer: ReplayBuffer, steps: int, done_every: int = 7) -> None:
+    rng = np.random.default_rng(0)
+    keys = buffer.observation_space.spaces if isinstance(buffer.observation_space, spaces.Dict) else None
+    for step in range(steps):
+        values = [rng.uniform(-1, 1, (buffer.n_envs, 3)).astype(np.float32) for _ in range(2)]
+        first, second = (dict.fromkeys(keys, value) if keys else value for value in values)
+        done = np.full(buffer.n_envs, (step + 1) % done_every == 0)
+        infos = [{"TimeLimit.truncated": bool(value)} for value in done]
+        buffer.add(first, second, rng.uniform(-1, 1, (buffer.n_envs, 2)), rng.uniform(size=buffer.n_envs), done, infos)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("steps", [0, 11, 40, 57])
+@pytest.mark.parametrize("kind", [ReplayBuffer, NStepReplayBuffer, DictReplayBuffer])
+def test_replay_buffer_round_trip(kind: type[ReplayBuffer], steps: int, tmp_path: Path) -> None:
+    space = spaces.Dict(a=FLAT, b=FLAT) if kind is DictReplayBuffer else FLAT
+    buffer, restored = (kind(80, space, ACTIONS, n_envs=2, device="cpu") for _ in range(2))
+    _fill(buffer, steps)
+    save_replay(tmp_path / "replay.npz", buffer)
+    load_replay(tmp_path / "replay.npz", restored)
+    assert (restored.pos, restored.full, restored.size()) == (buffer.pos, buffer.full, min(steps, 40))
+    if steps == 0:
+        return
+    np.random.seed(0)  # noqa: NPY002 - what the buffer draws from
+    expected = buffer.sample(64)
+    np.random.seed(0)  # noqa: NPY002
+    for one, other in zip(expected, restored.sample(64), strict=True):
+        if isinstance(one, dict):
+            assert all(torch.equal(one[key], other[key]) for key in one)
+        elif one is not None:
+            assert torch.equal(one, other)
+
+
+def test_only_the_filled_part_of_a_replay_buffer_is_written(tmp_path: Path) -> None:
+    buffer = ReplayBuffer(100_000, FLAT, ACTIONS, device="cpu")
+    _fill(buffer, 10)
+    save_replay(tmp_path / "replay.npz", buffer)
+    assert (tmp_path / "replay.npz").stat().st_size < 10_000
+
+
+def test_replay_buffer_is_no_larger_than_the_run(tmp_path: Path) -> None:
+    venv = make_envs(toy_config(), ToyEncoder(), 2)
+    for size, expected in ((None, 51), (10, 5)):  # 101 steps of two environments are 51 rounds
+        kwargs = {} if size is None else {"buffer_size": size}
+        model = build_model(SAC, venv, policy=None, kwargs=kwargs, total_steps=101, seed=0)
+        assert replay_buffer(model).buffer_size == expected
+
+
+@pytest.mark.parametrize("n_steps", [1, 3])
+def test_cut_episode_bootstraps_where_it_is_cut(n_steps: int) -> None:
+    """A cut changes no one-step target, and keeps n-step returns from running on into the next episode."""
+    venv = DummyVecEnv([lambda: gym.make(TOY_ID, obs_mode="state")])
+    model = build_model(
+        SAC, venv, policy=None, kwargs={"n_steps": n_steps, "learning_starts": 99}, total_steps=50, seed=0
+    )
+    model.learn(12)  # episodes of 8: cut after 4 steps of the second
+    buffer = replay_buffer(model)
+    before = [buffer._get_samples(np.array([index])) for index in range(12)]
+    cut_episodes(model)
+    for index in range(12):
+        for one, other in zip(before[index], buffer._get_samples(np.array([index])), strict=True):
+            assert one is None or torch.equal(one, other)
+    model._last_obs = venv.reset()
+    model.learn(5, reset_num_timesteps=False)
+    after_cut = buffer._get_samples(np.array([11]))
+    assert torch.equal(after_cut.rewards, torch.tensor(buffer.rewards[11:12]))  # its own reward alone
+    assert torch.equal(after_cut.next_observations, torch.tensor(buffer.next_observations[11]))
+    assert float(after_cut.dones) == 0  # and a bootstrap, for nothing ended there
+
+
+# Seeds --------------------------------------------------------------------------------------------------------
+
+
+@given(seed=st.integers(0, HELD_OUT - 1), step=st.integers(0, 10**9), n_envs=st.integers(1, 10**6))
+def test_training_seeds_are_reproducible_and_never_held_out(seed: int, step: int, n_envs: int) -> None:
+    everything, environments = stretch_seeds(seed, step)
+    assert (everything, environments) == stretch_seeds(seed, step)
+    assert 0 <= everything < 2**32
+    assert HELD_OUT > environments + n_envs - 1 >= environments >= 0
+
+
+def test_stretches_differ() -> None:
+    assert len({stretch_seeds(seed, step) for seed in range(20) for step in range(0, 1000, 50)}) == 400
+
+
+def test_own_randomness_leaves_no_trace() -> None:
+    def draw() -> float:
+        return random.random() + np.random.uniform() + float(torch.rand(()))  # noqa: NPY002
+
+    with own_randomness(1):
+        pass
+    random.seed(5), np.random.seed(5), torch.manual_seed(5)  # noqa: NPY002
+    expected = [draw(), draw()]
+    random.seed(5), np.random.seed(5), torch.manual_seed(5)  # noqa: NPY002
+    first = draw()
+    inside = []
+    for _ in range(2):
+        with own_randomness(7):
+            inside.append(draw())
+    with pytest.raises(ZeroDivisionError), own_randomness(8):
+        draw() / 0
+    assert [first, draw()] == expected
+    assert inside[0] == inside[1]
+    assert inside[0] not in expected
+
+
+# Building -----------------------------------------------------------------------------------------------------
+
+
+def test_train_and_evaluation_environments_are_wrapped_the_same() -> None:
+    config = toy_config()
+
+    def layers(venv: Any) -> list[type]:
+        found = []
+        while hasattr(venv, "venv"):
+            found.append(type(venv))
+            venv = venv.venv
+        env = venv.envs[0]
+        while hasattr(env, "env"):
+            found.append(type(env))
+            env = env.env
+        return [*found, type(env)]
+
+    training, evaluation = make_envs(config, ToyEncoder(), 1), make_envs(config, ToyEncoder(), 4)
+    assert layers(training) == layers(evaluation)
+    assert training.observation_space == evaluation.observation_space
+    training.seed(HELD_OUT + 2)
+    evaluation.seed(HELD_OUT)
+    np.testing.assert_array_equal(training.reset()[0], evaluation.reset()[2])
+
+
+def test_workers_in_processes_of_their_own_see_and_do_the_same() -> None:
+    rng = np.random.default_rng(0)
+    inside, outside = (make_vec_env(TOY_ID, {}, 2, 9, workers) for workers in ("in_process", "subprocess"))  # type: ignore[arg-type]
+    try:
+        first, second = see_with(ToyEncoder(), inside), see_with(ToyEncoder(), outside)
+        np.testing.assert_array_equal(first.reset(), second.reset())
+        for _ in range(10):
+            action = rng.uniform(-1, 1, (2, 2)).astype(np.float32)
+            for one, other in zip(first.step(action)[:3], second.step(action)[:3], strict=True):
+                np.testing.assert_array_equal(one.astype(np.float32), other.astype(np.float32))
+    finally:
+        outside.close()
+
+
+def test_camera_mismatch_is_the_encoders_to_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Picky(ToyEncoder):
+        def check(self, metadata: dict[str, Any]) -> None:
+            raise UserError(f"this encoder saw fovy 30, the environment has {metadata['fovy']}")
+
+    monkeypatch.setattr("conftest.ToyReach.camera_metadata", {"fovy": 45.0}, raising=False)
+    with pytest.raises(UserError, match="fovy 30, the environment has 45"):
+        make_envs(toy_config(), Picky(), 2)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "complaint"),
+    [
+        ("toy/Reech-v0", r"unknown environment id 'toy/Reech-v0'; did you mean 'toy/Reach-v0'"),
+        ("gqn_rl/ArmReech-v0", r"did you mean 'gqn_rl/ArmReach-v0'"),
+        ("conftest:toy/Push-v0", r"unknown environment id 'conftest:toy/Push-v0'"),
+        ("nowhere:Env-v0", r"environment id 'nowhere:Env-v0': no module named 'nowhere'"),
+    ],
+)
+def test_unknown_environment_id_is_named_with_close_matches(env_id: str, complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint) as caught:
+        find_env(env_id)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "complaint"),
+    [
+        ({"obs_mod": "state"}, r"takes no argument 'obs_mod'; did you mean 'obs_mode'\?; valid: obs_mode, terminate"),
+        ({"obs_mode": "smell"}, r"obs_mode must be one of views, state; got 'smell'"),
+    ],
+)
+@pytest.mark.parametrize("workers", ["in_process", "subprocess"])
+def test_environment_arguments_are_checked(kwargs: dict[str, Any], complaint: str, workers: Any) -> None:
+    with pytest.raises(UserError, match=complaint):
+        make_vec_env(TOY_ID, kwargs, 2, 0, workers)
+
+
+def test_gymnasium_argument_is_no_mistake() -> None:
+    env = make_env(TOY_ID, {"max_episode_steps": 2})
+    env.reset()
+    assert [env.step(np.zeros(2))[3] for _ in range(2)] == [False, True]
+
+
+def test_algorithms_by_name_and_by_class() -> None:
+    assert resolve_algorithm("PPO") is PPO
+    assert resolve_algorithm("stable_baselines3:SAC") is SAC
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("sac", r"unknown algorithm 'sac'; did you mean 'SAC' or 'A2C'\?; valid: SAC, TD3, PPO, .* or module:Class"),
+        ("nowhere:SAC", r"No module named 'nowhere'; valid: SAC"),
+        ("stable_baselines3:SACK", r"module 'stable_baselines3' has no 'SACK'"),
+        ("pathlib:Path", r"is not a Stable-Baselines3 algorithm"),
+    ],
+)
+def test_unknown_algorithm_names_the_choices(name: str, complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        resolve_algorithm(name)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "complaint"),
+    [
+        ({"learning_rat": 1e-3}, r"SAC takes no argument 'learning_rat'; did you mean 'learning_rate'"),
+        ({"seed": 1}, r"SAC takes no argument 'seed'"),
+        ({"policy_kwargs": {"net_arc": [8]}}, r"SAC with .*net_arc"),
+        ({"train_freq": [1, "hour"]}, r"SAC with .*'hour'"),
+    ],
+)
+def test_algorithm_arguments_are_checked_before_any_work(
+    kwargs: dict[str, Any], complaint: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=complaint):
+        train(tmp_path / "run", toy_config(algorithm={"id": "SAC", "kwargs": kwargs}), ToyEncoder())
+    assert not RunFolder(tmp_path / "run").config.exists()
+
+
+def test_policy_follows_from_the_observation() -> None:
+    flat, views = DummyVecEnv([lambda: gym.make(TOY_ID, obs_mode="state")]), DummyVecEnv([lambda: gym.make(TOY_ID)])
+    for venv, name in ((flat, "SACPolicy"), (views, "MultiInputPolicy")):
+        model = build_model(SAC, venv, policy=None, kwargs={}, total_steps=10, seed=0)
+        assert type(model.policy).__name__ == name
+
+
+def test_building_leaves_the_configuration_as_it_is() -> None:
+    """Stable-Baselines3 adds to ``policy_kwargs``: a resumed run would seem to have another configuration."""
+    config = toy_config(env__kwargs={"obs_mode": "state"}, encoder=None)
+    before = config.to_dict()
+    venv = make_envs(config, None, 1)
+    build_model(SAC, venv, policy=None, kwargs=config.algorithm.kwargs, total_steps=10, seed=0)
+    assert config.to_dict() == before
+
+
+def test_train_freq_may_be_a_yaml_list() -> None:
+    venv = DummyVecEnv([lambda: gym.make(TOY_ID, obs_mode="state")])
+    model = build_model(SAC, venv, policy=None, kwargs={"train_freq": [1, "episode"]}, total_steps=10, seed=0)
+    assert model.train_freq.unit.value == "episode"  # type: ignore[attr-defined]
+
+
+def test_encoder_on_an_environment_without_views_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"an encoder needs a Dict observation with images .*; found Box"):
+        train(tmp_path / "run", toy_config(env__kwargs={"obs_mode": "state"}), ToyEncoder())
+
+
+def test_missing_tracker_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match="needs the package wandb: install it, or set wandb=disabled"):
+        train(tmp_path / "run", toy_config(wandb="offline"), ToyEncoder())

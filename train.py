@@ -1,0 +1,21 @@
+"""Train robot policies from the scene vectors of a Generative Query Network.
+
+The pipeline, one command each (`python train.py COMMAND --help`; installed: `gqn-rl COMMAND`):
+
+    record     photograph random scenes, without labels           -> a data set
+    pretrain   train a GQN to predict views it was not shown      -> an encoder
+    probe      measure what the encoder's scene vector knows      -> a table
+    train      learn control from the frozen scene vector         -> a policy   (the default)
+    evaluate   replay a policy in episodes it never saw           -> numbers and a video
+
+`python train.py` alone does the main job with an encoder that comes with the package: an arm learns to reach.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from gqn_rl.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
