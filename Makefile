@@ -35,8 +35,9 @@ format: $(ready) ## format and mend what ruff can
 	$(python) -m ruff format .
 	$(python) -m ruff check --fix .
 
-bench: $(ready) ## run the benchmark
-	$(python) train.py benchmark $(ARGS)
+bench: $(ready) ## measure rendering, environments and pretraining (see benchmarks/README.md)
+	$(python) benchmarks/rendering.py $(ARGS)
+	$(python) benchmarks/pretraining.py $(ARGS)
 
 build: $(ready) ## build the wheel and the source distribution into dist/
 	$(python) -m build --no-isolation

@@ -35,17 +35,23 @@ class Tracker:
         identity = folder / "wandb_id.json"
         if not identity.exists():
             write_json(identity, {"id": uuid.uuid4().hex[:12]})
-        quiet = wandb.Settings(silent=True, console="off", disable_git=True, save_code=False, x_disable_stats=True)
-        self._run = wandb.init(
-            project="gqn-rl",
-            name=name,
-            id=read_json(identity)["id"],
-            resume="allow" if mode == "online" else None,
-            mode=mode,
-            dir=folder,
-            config=dict(config),
-            settings=quiet,
-        )
+        quiet = wandb.Settings(silent=True, console="off", disable_git=True, save_code=False)
+        try:
+            self._run = wandb.init(
+                project="gqn-rl",
+                name=name,
+                id=read_json(identity)["id"],
+                resume="allow" if mode == "online" else None,
+                mode=mode,
+                dir=folder,
+                config=dict(config),
+                settings=quiet,
+            )
+        except wandb.Error as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"wandb: {mode} failed ({reason}); log in with 'wandb login', or set wandb=offline"
+            ) from error
         self._run.define_metric("*", step_metric=STEP)
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:

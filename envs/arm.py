@@ -148,9 +148,7 @@ class ArmReach(SceneEnv):
 
     # Gymnasium ------------------------------------------------------------------------------------------------
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin an episode; takes no options."""
         super().reset(seed=seed)
         mujoco.mj_resetData(self.model, self.data)
@@ -227,7 +225,7 @@ class ArmReach(SceneEnv):
         """Floor, walls and light."""
         floor, wall = _PLAIN_FLOOR, _PLAIN_WALL
         if "textures" in self.randomize:
-            floor, wall = rng.integers(len(self._floor_materials)), rng.integers(len(self._wall_materials))
+            floor, wall = int(rng.integers(len(self._floor_materials))), int(rng.integers(len(self._wall_materials)))
         self.model.geom_matid[self._floor] = self._floor_materials[floor]
         self.model.geom_matid[self._walls] = self._wall_materials[wall]
         if "light" in self.randomize:

@@ -62,7 +62,7 @@ class SceneEnv(gym.Env[Any, NDArray[np.float32]]):
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - gymnasium's own declaration
     scene_factors: tuple[str, ...] = ()
-    state_groups: Mapping[str, slice] = {}  # noqa: RUF012
+    state_groups: Mapping[str, slice] = {}
     #: Length of the proprioception vector.
     proprio_size: ClassVar[int]
 
@@ -181,7 +181,7 @@ class SceneEnv(gym.Env[Any, NDArray[np.float32]]):
             }
         )
 
-    def render(self) -> Image | None:  # type: ignore[override]
+    def render(self) -> Image | None:
         """A detailed picture (*render_size, 3) uint8 in mode ``rgb_array``."""
         if self.render_mode is None:
             return None

@@ -21,11 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gqn_rl.cameras import check_poses
-
-
-class RenderError(RuntimeError):
-    """Rendering cannot work here; the message says what to install or set."""
-
+from gqn_rl.types import RenderError
 
 HINT: Final = (
     "headless OpenGL is missing or broken. On Debian or Ubuntu: "

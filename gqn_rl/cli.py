@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from gqn_rl.config import UserError, parse_override, read_yaml
+from gqn_rl.types import RenderError
 
 if TYPE_CHECKING:
     from gqn_rl.types import SceneEncoder, SceneSource
@@ -26,14 +27,12 @@ INTERRUPTED: Final = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Errors that the user can mend are one line on standard error."""
-    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
-        os.environ.setdefault("MUJOCO_GL", "egl")  # read when mujoco is imported
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # as `python -m` does, so that my_pkg:MyEnv-v0 is found where one stands
     options = _parser().parse_args(_with_command(list(sys.argv[1:] if arguments is None else arguments)))
     try:
         options.run(options)
-    except UserError as error:
+    except (UserError, RenderError) as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt as stop:
@@ -221,7 +220,7 @@ def _record(options: argparse.Namespace) -> None:
     overrides.update(parse_override(text) for text in options.overrides)
     config = RecordConfig.from_yaml(path, overrides)
     with tqdm(total=config.scenes, unit="scene", file=sys.stdout) as bar:
-        manifest = record(config, options.out, make_scene_source, options.workers, bar.update)
+        manifest = record(config, options.out, make_scene_source, options.workers, _advance(bar))
     frames = config.scenes * config.views
     print(f"{options.out}: {config.scenes} scenes, {frames} frames, sha256 {manifest.sha256[:12]}")
 
@@ -319,8 +318,8 @@ def _probe(options: argparse.Namespace) -> None:
     """
     from gqn_rl.data import photograph
     from gqn_rl.encoder import GQNEncoder
-    from gqn_rl.probes import probe_encoder
     from gqn_rl.probe_report import judge_drawing, print_table, write_gallery, write_table
+    from gqn_rl.probes import probe_encoder
 
     encoder = GQNEncoder.from_pretrained(options.encoder)
     recipe = encoder.card["data"]
@@ -383,6 +382,13 @@ def _add_overrides(parser: argparse.ArgumentParser, example: str) -> None:
         metavar="KEY=VALUE",
         help=f"any key of the configuration, such as {example}; may be repeated",
     )
+
+
+def _advance(bar: Any) -> Callable[[int], None]:
+    def advance(done: int) -> None:
+        bar.update(done)
+
+    return advance
 
 
 def _given(**values: Any) -> dict[str, Any]:

@@ -62,7 +62,7 @@ class RecordConfig(Config):
     """What to record."""
 
     env: str = "gqn_rl/ArmReach-v0"  #: Gymnasium id of a scene source
-    env_kwargs: dict[str, Any] = {}
+    env_kwargs: dict[str, Any] = Field(default_factory=dict)
     scenes: int = Field(20_000, ge=1)
     views: int = Field(6, ge=2)  #: of each scene
     block: BlockPlan = BlockPlan()
@@ -204,7 +204,7 @@ def finish_recording(folder: Path) -> Manifest:
     for name in ("images", "poses", "states"):
         array = np.load(folder / f"{name}.npy", mmap_mode="r")
         for start in range(0, len(array), CHUNK):
-            digest.update(np.ascontiguousarray(array[start : start + CHUNK]))
+            digest.update(array[start : start + CHUNK].tobytes())
     manifest = load_manifest(folder)
     finished = Manifest(**{**manifest.__dict__, "complete": True, "sha256": digest.hexdigest()})
     finished.write(folder)
@@ -249,9 +249,9 @@ class SceneDataset:
         return self.manifest.camera
 
     @property
-    def block_size(self) -> int:
-        """Scenes in a block: consecutive scenes that share factors."""
-        return BlockPlan.from_mapping(self.manifest.config["block"]).size
+    def block(self) -> BlockPlan:
+        """How consecutive scenes share factors."""
+        return BlockPlan.from_mapping(self.manifest.config["block"])
 
     def state_group(self, name: str) -> NDArray[np.float32]:
         """Ground truth (N, ...) of one named quantity; raises ``ValueError`` with the valid names."""
@@ -267,13 +267,22 @@ class SceneDataset:
         return Views(self.images[index, views], self.poses[index, views])
 
 
-def sample_scenes(rng: np.random.Generator, scenes: int, block: int, batch: int) -> NDArray[np.int64]:
-    """Numbers (batch,) of distinct random scenes out of ``scenes``, whole blocks together.
+def sample_scenes(
+    rng: np.random.Generator, scenes: int, block: BlockPlan, batch: int, part: tuple[int, int] = (1, 1)
+) -> NDArray[np.int64]:
+    """Numbers (batch,) of distinct random scenes out of ``scenes``.
 
-    ``batch`` need not be a multiple of ``block``: the last block is cut.
+    They come from as many blocks as possible: of each, a random ``part`` = (rows, columns) of its grid. One column
+    of all its rows, say, is one arm pose with several targets. ``batch`` need not be a multiple of the part's
+    size: the last part is cut. A part larger than the block is cut to the block.
     """
-    blocks = rng.choice(scenes // block, size=-(-batch // block), replace=False)
-    return (blocks[:, None] * block + np.arange(block)).reshape(-1)[:batch]
+    rows, columns = min(part[0], block.height), min(part[1], block.width)
+    count = -(-batch // (rows * columns))
+    blocks = rng.choice(scenes // block.size, size=count, replace=False)
+    row = rng.permuted(np.tile(np.arange(block.height), (count, 1)), axis=1)[:, :rows]
+    column = rng.permuted(np.tile(np.arange(block.width), (count, 1)), axis=1)[:, :columns]
+    places = row[:, :, None] * block.width + column[:, None, :]
+    return (blocks[:, None, None] * block.size + places).reshape(-1)[:batch]
 
 
 def split_views(

@@ -110,7 +110,10 @@ class GQNEncoder(nn.Module):
         """Freeze a trained ``gqn``, standardising on ``views`` (B, K) of training scenes."""
         with torch.inference_mode():
             parts = [
-                gqn.represent_views(Views(views.images[i : i + 256], views.poses[i : i + 256])).float().mean(1).flatten(1)
+                gqn.represent_views(Views(views.images[i : i + 256], views.poses[i : i + 256]))
+                .float()
+                .mean(1)
+                .flatten(1)
                 for i in range(0, len(views.images), 256)
             ]
         vectors = torch.cat(parts).clone()
@@ -196,6 +199,7 @@ def _locate(name: str) -> tuple[Path, Path]:
 def numpy_encode(encoder: SceneEncoder, images: NDArray[np.uint8], poses: NDArray[np.float32]) -> NDArray[np.float32]:
     """``encoder.encode`` for numpy arrays: (B, K, H, W, 3) and (B, K, 5) to (B, size) float32."""
     return encoder.encode(torch.as_tensor(images), torch.as_tensor(poses)).cpu().numpy()
+
 
 def weights_hash(state: dict[str, Tensor]) -> str:
     """A hash of tensors by name, the same on every machine."""

@@ -29,7 +29,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except OSError as error:
         if error.errno in (28, 122):  # ENOSPC, EDQUOT
-            raise UserError(f"no space left to write {path}; free some space and run the same command to go on") from error
+            raise UserError(
+                f"no space left to write {path}; free some space and run the same command to go on"
+            ) from error
         raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -85,9 +85,7 @@ def run(
                 log(step.number, row)
             if step.number % config.evaluate_every == 0 or last:
                 evaluation = _evaluate(pretraining, folder)
-                evaluations.append(
-                    {"step": step.number, "wall_s": time.monotonic() - began, **evaluation.scalars()}
-                )
+                evaluations.append({"step": step.number, "wall_s": time.monotonic() - began, **evaluation.scalars()})
                 log(step.number, {f"held_out/{name}": value for name, value in evaluation.scalars().items()})
                 bar.write(_line(evaluation))
             stopping = stop()
@@ -145,11 +143,14 @@ def _postfix(row: Mapping[str, float], bar: Any, batch: int) -> str:
 
 def _line(evaluation: Evaluation) -> str:
     probes = ", ".join(
-        f"{name.removesuffix('_r2')} R2 {value:.2f}" for name, value in evaluation.probes.items() if name.endswith("_r2")
+        f"{name.removesuffix('_r2')} R2 {value:.2f}"
+        for name, value in evaluation.probes.items()
+        if name.endswith("_r2")
     )
     warning = " — THE SCENE VECTOR HAS COLLAPSED (see docs/pretraining.md)" if evaluation.collapsed else ""
     return (
-        f"step {evaluation.step}: prior MSE {evaluation.prior_mse / evaluation.mean_image_mse:.0%} of the mean image's, "
+        f"step {evaluation.step}: "
+        f"prior MSE {evaluation.prior_mse / evaluation.mean_image_mse:.0%} of the mean image's, "
         f"posterior {evaluation.posterior_mse / evaluation.mean_image_mse:.0%}, KL {evaluation.kl:.1f} nats, "
         f"ELBO {-evaluation.elbo:.0f}, scene std {evaluation.scene_std:.3f} (share {evaluation.scene_share:.2f}), "
         f"{probes}{warning}"

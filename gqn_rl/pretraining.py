@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -48,6 +48,8 @@ class PretrainConfig(Config):
     steps: int = Field(6_000, ge=1)
     batch: int = Field(128, ge=2)  #: scenes a step that the contrast compares
     drawn: int = Field(16, ge=1)  #: of these, scenes that the generator draws; 36 in the paper
+    #: What a step takes of each of the recording's blocks, (rows, columns); drawn anew every step.
+    parts: tuple[tuple[PositiveInt, PositiveInt], ...] = Field(((4, 1), (1, 4)), min_length=1)
     max_context: int = Field(3, ge=1)  #: views that may enter the scene; each scene draws 1 to this many
     learning_rate: float = Field(1e-3, gt=0)  #: of Adam, at its highest
     warmup: int = Field(200, ge=0)  #: steps of linear warm-up
@@ -67,7 +69,9 @@ class PretrainConfig(Config):
         if self.drawn > self.batch:
             raise ValueError(f"drawn ({self.drawn}) cannot exceed batch ({self.batch})")
         if self.objective.contrast and self.max_context < 2:
-            raise ValueError(f"contrast needs two views of a scene: max_context must be at least 2, got {self.max_context}")
+            raise ValueError(
+                f"contrast needs two views of a scene: max_context must be at least 2, got {self.max_context}"
+            )
         return self
 
     def learning_rate_at(self, step: int) -> float:
@@ -146,6 +150,7 @@ class Pretraining:
         self._parameters = parameters
         self._optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
         self._train_scenes = len(dataset) - config.held_out
+        self._block = dataset.block
 
     def steps(self) -> Iterator[Step]:
         """Train from where the run stands to its last step, yielding after each."""
@@ -168,14 +173,17 @@ class Pretraining:
         losses.total.backward()
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, config.clip)
         if not torch.isfinite(norm):
-            raise UserError(f"step {number + 1}: the gradient is not finite; lower learning_rate ({config.learning_rate})")
+            raise UserError(
+                f"step {number + 1}: the gradient is not finite; lower learning_rate ({config.learning_rate})"
+            )
         self._optimizer.step()
         self.step = number + 1
         return Step(self.step, losses._replace(total=losses.total.detach()), rate, sigma, float(norm))
 
     def _batch(self, rng: np.random.Generator) -> tuple[Views, Tensor, Views]:
         config, data = self.config, self.dataset
-        scenes = sample_scenes(rng, self._train_scenes, data.block_size, config.batch)
+        part = config.parts[int(rng.integers(len(config.parts)))]
+        scenes = sample_scenes(rng, self._train_scenes, self._block, config.batch, part)
         context, query = split_views(rng, len(scenes), data.views, config.max_context, 1)
         drawn = slice(0, None, config.batch // config.drawn)
         counts = rng.integers(1, config.max_context + 1, size=len(scenes))[drawn]
@@ -265,7 +273,12 @@ class Pretraining:
         mean = self.model.generate(scene, unseen.poses, deterministic=True)[0]
         sample = self.model.generate(scene, unseen.poses, rng=torch.Generator(self.device).manual_seed(0))[0]
         self.model.train()
-        columns = [*(seen.images.float() / 255).unbind(1), (unseen.images.float() / 255)[:, 0], mean[:, 0], sample[:, 0]]
+        columns = [
+            *(seen.images.float() / 255).unbind(1),
+            (unseen.images.float() / 255)[:, 0],
+            mean[:, 0],
+            sample[:, 0],
+        ]
         return [[column[i].cpu().numpy() for column in columns] for i in range(scenes)]
 
     # Checkpoints ----------------------------------------------------------------------------------------------
@@ -292,7 +305,9 @@ class Pretraining:
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
         except Exception as error:  # torch raises many kinds for a damaged file
-            raise UserError(f"checkpoint {path} is corrupt ({type(error).__name__}); delete it to start again") from None
+            raise UserError(
+                f"checkpoint {path} is corrupt ({type(error).__name__}); delete it to start again"
+            ) from None
         mine = self.config.to_dict()
         different = [key for key in mine if mine[key] != state["config"].get(key)]
         if different:

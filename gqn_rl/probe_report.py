@@ -43,8 +43,8 @@ def print_table(rows: Sequence[ProbeRow], drawing: Drawing) -> None:
     for row in rows:
         print(f"{row.quantity:<12}{row.views:>6}{row.r2:>8.3f}{row.median_error_cm:>12.1f} cm")
     print(
-        f"unseen views from 3 context views: MSE {drawing.prior_mse:.5f}, {drawing.prior_mse / drawing.mean_image_mse:.0%} "
-        f"of the mean image's, PSNR {drawing.psnr:.1f} dB"
+        f"unseen views from 3 context views: MSE {drawing.prior_mse:.5f}, "
+        f"{drawing.prior_mse / drawing.mean_image_mse:.0%} of the mean image's, PSNR {drawing.psnr:.1f} dB"
     )
 
 

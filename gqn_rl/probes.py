@@ -26,7 +26,10 @@ class Ridge(NamedTuple):
 
 
 def fit_ridge(vectors: NDArray[np.floating], targets: NDArray[np.floating], strength: float = 1e-3) -> Ridge:
-    """Fit on ``vectors`` (N, D) and ``targets`` (N, T); ``strength`` is the penalty per sample on standardised inputs."""
+    """Fit on ``vectors`` (N, D) and ``targets`` (N, T).
+
+    ``strength`` is the penalty on squared weights per sample, for standardised inputs.
+    """
     x, y = np.asarray(vectors, np.float64), np.asarray(targets, np.float64)
     if len(x) != len(y) or len(x) < 2:
         raise ValueError(f"a probe needs as many vectors as targets, at least 2; got {len(x)} and {len(y)}")

@@ -154,9 +154,9 @@ class RayAttention(Representation):
     def _initialise(self) -> None:
         """Kaiming throughout, and heads that differ and select from the start.
 
-        With PyTorch's default for linear layers every head averages the whole image. Scores of standard deviation
-        about 1 over positions, taken from the features alone, doubled how well an untrained network's output
-        tells where things are, and halved the steps it needs to learn.
+        With PyTorch's default for linear layers every head averages the whole image. Measured with labels on arm
+        scenes, one view, 150 steps of 128: R2 of the target's x, y, z is 0.76, 0.75, 0.56 with the scores enlarged
+        4 times, and 0.81, 0.81, 0.66 with 10 times.
         """
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -164,7 +164,7 @@ class RayAttention(Representation):
         for layer in (self.from_features, self.from_rays, self.token, self.read):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
         with torch.no_grad():
-            self.scores.weight.mul_(4)
+            self.scores.weight.mul_(10)
 
     def forward(self, images: Tensor, poses: Tensor) -> Tensor:
         fine = self.fine(self.stem((images - 0.5) * 4))  # a photograph's colours deviate by about 1 / 4

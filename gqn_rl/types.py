@@ -23,6 +23,10 @@ Pose = NDArray[np.float32]
 Image = NDArray[np.uint8]
 
 
+class RenderError(RuntimeError):
+    """Rendering cannot work here; the message says what to install or set."""
+
+
 class Views(NamedTuple):
     """What K cameras see at one moment, for B scenes; arrays and tensors alike."""
 

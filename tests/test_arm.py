@@ -42,7 +42,13 @@ def _flat(observation: Any) -> list[np.ndarray]:
 
 @pytest.mark.parametrize(
     ("obs_mode", "cameras", "views"),
-    [("views", "fixed", 2), ("views", "episode", 1), ("views", "moving", 3), ("pixels", "fixed", 1), ("state", "fixed", 2)],
+    [
+        ("views", "fixed", 2),
+        ("views", "episode", 1),
+        ("views", "moving", 3),
+        ("pixels", "fixed", 1),
+        ("state", "fixed", 2),
+    ],
 )
 def test_passes_both_checkers(obs_mode: str, cameras: str, views: int) -> None:
     with warnings.catch_warnings():

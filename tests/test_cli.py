@@ -277,7 +277,7 @@ def test_stopped_run_says_so_and_goes_on(
 
 def test_packaged_task_trains_a_little(tmp_path: Path) -> None:
     small = {"total_steps": 60, "evaluation.episodes": 2, "wandb": "disabled", "threads": 1}
-    config = TrainConfig.from_yaml(find_config("arm_reach_state"), {**small, "env.kwargs.max_episode_steps": 5})
+    config = TrainConfig.from_yaml(find_config("arm_reach_state"), {**small, "env.kwargs.max_episode_steps": 2})
     summary = train(tmp_path / "run", config)
     assert summary["steps"] == 60
     assert summary["policy"]["distance"] > 0

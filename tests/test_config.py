@@ -1,0 +1,77 @@
+"""Configuration: round trips, and one clear line for every kind of mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import Field
+
+from gqn_rl.config import Config, UserError, parse_override, read_yaml, set_dotted
+from gqn_rl.pretraining import PretrainConfig
+
+
+class Inner(Config):
+    """A part."""
+
+    rate: float = Field(0.5, gt=0)
+
+
+class Outer(Config):
+    """A whole."""
+
+    steps: int = 3
+    inner: Inner = Inner()
+
+
+def test_yaml_round_trip_is_the_same_configuration(tmp_path: Path) -> None:
+    config = PretrainConfig(steps=7)
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    assert PretrainConfig.from_yaml(tmp_path / "config.yaml") == config
+
+
+def test_a_file_states_only_what_differs(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("inner: {rate: 2}")
+    assert Outer.from_yaml(tmp_path / "c.yaml", {"steps": 9}) == Outer(steps=9, inner=Inner(rate=2.0))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("stepz: 4", "unknown key 'stepz' (did you mean 'steps'?); valid keys: inner, steps"),
+        ("inner: {rat: 4}", "unknown key 'inner.rat' (did you mean 'rate'?); valid keys: rate"),
+        ("steps: many", "'steps' is 'many'"),
+        ("inner: {rate: -1}", "'inner.rate' is -1: input should be greater than 0"),
+        ("- a list", "the top level must be a mapping"),
+        ("steps: [", "line 1: not valid YAML"),
+    ],
+)
+def test_each_mistake_is_one_line_with_the_field(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(UserError) as caught:
+        Outer.from_yaml(tmp_path / "c.yaml")
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot read configuration .*nothing\.yaml: No such file"):
+        read_yaml(tmp_path / "nothing.yaml")
+
+
+def test_overrides_are_yaml_values_at_dotted_keys() -> None:
+    assert parse_override("a.b=1e-3") == ("a.b", "1e-3")  # YAML 1.1 wants 1.0e-3; pydantic reads both as a float
+    assert parse_override("a=[1, 2]") == ("a", [1, 2])
+    values: dict[str, object] = {"a": {"c": 1}}
+    set_dotted(values, "a.b", 2)
+    set_dotted(values, "d.e", 3)
+    assert values == {"a": {"c": 1, "b": 2}, "d": {"e": 3}}
+    with pytest.raises(UserError, match="KEY=VALUE"):
+        parse_override("no equals sign")
+    with pytest.raises(UserError, match="not a mapping"):
+        set_dotted({"a": 1}, "a.b", 2)
+
+
+def test_configurations_are_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Outer().steps = 4  # type: ignore[misc]

@@ -1,0 +1,174 @@
+"""Recordings: the same whoever records them and however often they are interrupted; splits that never leak."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gqn_rl.config import UserError
+from gqn_rl.data import (
+    CHUNK,
+    BlockPlan,
+    RecordConfig,
+    SceneDataset,
+    describe_source,
+    finish_recording,
+    missing_chunks,
+    open_recording,
+    photograph,
+    record,
+    record_chunks,
+    sample_scenes,
+    set_scene,
+    split_views,
+)
+from gqn_rl.types import SceneSource
+
+BLOCK = BlockPlan(rows="target", columns="arm", height=2, width=2)
+CONFIG = RecordConfig(scenes=2 * CHUNK + 8, views=2, env_kwargs={"image_size": 16}, block=BLOCK, seed=3)
+
+
+def make_arm(env_id: str, env_kwargs: Mapping[str, Any]) -> SceneSource:
+    """Importable by a fresh process, as ``record`` needs."""
+    source = gym.make(f"gqn_rl:{env_id}", **env_kwargs).unwrapped
+    assert isinstance(source, SceneSource)
+    return source
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "arm"
+    counted: list[int] = []
+    record(CONFIG, folder, make_arm, 1, counted.append)
+    assert sum(counted) == CONFIG.scenes
+    return folder
+
+
+def test_two_processes_record_the_same_as_one(recording: Path, tmp_path: Path) -> None:
+    manifest = record(CONFIG, tmp_path / "again", make_arm, 2, lambda scenes: None)
+    assert manifest.sha256 == SceneDataset(recording).manifest.sha256
+
+
+def test_an_interrupted_recording_ends_the_same(recording: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "interrupted"
+    source = make_arm(CONFIG.env, CONFIG.env_kwargs)
+    open_recording(folder, describe_source(source, CONFIG))
+    next(record_chunks(source, folder, CONFIG, [1]))
+    assert missing_chunks(folder) == [0, 2]
+    with pytest.raises(UserError, match="unfinished"):
+        SceneDataset(folder)
+    with pytest.raises(UserError, match="2 chunks are missing"):
+        finish_recording(folder)
+    counted: list[int] = []
+    manifest = record(CONFIG, folder, make_arm, 1, counted.append)
+    assert counted[0] == CHUNK  # what was there already
+    assert manifest.sha256 == SceneDataset(recording).manifest.sha256
+
+
+def test_scenes_of_a_block_share_factors_two_by_two(recording: Path) -> None:
+    data = SceneDataset(recording)
+    hand, target = data.state_group("hand"), data.state_group("target")
+    assert data.block_size == 4
+    for block in (0, 1, 20):
+        a, b, c, d = range(4 * block, 4 * block + 4)  # row 0: a b, row 1: c d
+        assert np.array_equal(target[a], target[b])
+        assert np.array_equal(target[c], target[d])
+        assert np.array_equal(hand[a], hand[c])
+        assert np.array_equal(hand[b], hand[d])
+        assert not np.array_equal(target[a], target[c])
+        assert not np.array_equal(hand[a], hand[b])
+    assert len(np.unique(target, axis=0)) == CONFIG.scenes // 2
+    assert len(np.unique(data.poses.reshape(-1, 5), axis=0)) == CONFIG.scenes * CONFIG.views  # no camera twice
+
+
+def test_a_recorded_view_is_what_the_source_shows(recording: Path) -> None:
+    data = SceneDataset(recording)
+    source = make_arm(CONFIG.env, CONFIG.env_kwargs)
+    for scene in (0, 5, 77):
+        set_scene(source, BLOCK, CONFIG.seed, scene)
+        np.testing.assert_array_equal(source.state(), data.states[scene])
+        for view in range(data.views):
+            np.testing.assert_array_equal(source.render_view(data.poses[scene, view]), data.images[scene, view])
+
+
+def test_a_batch_is_the_scenes_and_views_asked_for(recording: Path) -> None:
+    data = SceneDataset(recording)
+    scenes, views = np.array([5, 2, 9]), np.array([[1, 0], [0, 0], [1, 1]])
+    batch = data.batch(scenes, views)
+    for i, scene in enumerate(scenes):
+        for j, view in enumerate(views[i]):
+            assert np.array_equal(batch.images[i, j], data.images[scene, view])
+            assert np.array_equal(batch.poses[i, j], data.poses[scene, view])
+
+
+def test_finished_and_foreign_recordings_are_not_overwritten(recording: Path) -> None:
+    with pytest.raises(UserError, match="finished recording"):
+        record(CONFIG, recording, make_arm, 1, lambda scenes: None)
+    other = CONFIG.model_copy(update={"seed": 4})
+    with pytest.raises(UserError, match=r"another recording \(seed differ\)"):
+        record(other, recording, make_arm, 1, lambda scenes: None)
+
+
+def test_damage_and_absence_are_one_line(recording: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a recording"):
+        SceneDataset(tmp_path)
+    copy = tmp_path / "copy"
+    shutil.copytree(recording, copy)
+    (copy / "images.npy").write_bytes(b"rubbish")
+    with pytest.raises(UserError, match="damaged"):
+        SceneDataset(copy)
+    (copy / "manifest.json").write_text('{"config": 1}')
+    with pytest.raises(UserError, match="corrupt"):
+        SceneDataset(copy)
+
+
+def test_unknown_factors_and_groups_name_the_valid_ones(recording: Path) -> None:
+    source = make_arm(CONFIG.env, CONFIG.env_kwargs)
+    wrong = CONFIG.model_copy(update={"block": BlockPlan(rows="leg", height=2)})
+    with pytest.raises(UserError, match="no factor 'leg'; valid: target, arm, appearance"):
+        describe_source(source, wrong)
+    with pytest.raises(ValueError, match="proprio, hand, target, offset"):
+        SceneDataset(recording).state_group("elbow")
+    with pytest.raises(ValueError, match="name of the factor"):
+        BlockPlan(height=2)
+
+
+def test_photographs_in_memory_depend_on_the_seed_alone() -> None:
+    source = make_arm(CONFIG.env, CONFIG.env_kwargs)
+    first, states = photograph(source, 5, 3, 2, source.sample_pose)
+    again, same = photograph(source, 5, 3, 2, source.sample_pose)
+    assert first.images.shape == (3, 2, 16, 16, 3)
+    assert all(np.array_equal(a, b) for a, b in zip((*first, states), (*again, same), strict=True))
+
+
+@given(st.integers(0, 2**32), st.integers(1, 6), st.integers(1, 40))
+def test_sampled_scenes_are_distinct_and_whole_blocks(seed: int, block: int, batch: int) -> None:
+    scenes = 60 * block
+    chosen = sample_scenes(np.random.default_rng(seed), scenes, block, batch)
+    assert len(np.unique(chosen)) == batch == len(chosen)
+    assert chosen.min() >= 0
+    assert chosen.max() < scenes
+    whole = batch // block * block
+    assert (chosen[:whole].reshape(-1, block) // block == (chosen[:whole:block] // block)[:, None]).all()
+
+
+@given(st.integers(0, 2**32), st.integers(1, 4), st.integers(1, 3))
+def test_a_query_is_never_among_its_context(seed: int, context: int, query: int) -> None:
+    seen, asked = split_views(np.random.default_rng(seed), 20, 7, context, query)
+    assert seen.shape == (20, context)
+    assert asked.shape == (20, query)
+    for row in np.concatenate([seen, asked], axis=1):
+        assert len(set(row)) == context + query
+
+
+def test_too_few_views_are_refused() -> None:
+    with pytest.raises(ValueError, match="need 4 views, scenes have 3"):
+        split_views(np.random.default_rng(0), 2, 3, 3, 1)

@@ -1,0 +1,138 @@
+"""The frozen encoder: round trips, refusals, and being one SceneEncoder among others."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from gqn_rl.cameras import CONVENTION
+from gqn_rl.config import UserError
+from gqn_rl.encoder import GQNEncoder, load_encoder, shipped_encoders
+from gqn_rl.gqn import GQN, GQNConfig
+from gqn_rl.types import SceneEncoder, Views
+
+CAMERA = {"convention": CONVENTION, "fovy": 45.0, "image_size": [16, 16], "renderer": "mujoco 3.8.1"}
+CONFIG = GQNConfig.from_mapping(
+    {
+        "image_size": 16,
+        "representation": {"channels": 8, "width": 8, "heads": 2, "token_channels": 8},
+        "generator": {"channels": 4, "steps": 1, "canvas_channels": 8, "mixing_channels": 0},
+    }
+)
+
+
+def _views(scenes: int, views: int) -> Views:
+    torch.manual_seed(0)
+    return Views(torch.randint(0, 256, (scenes, views, 16, 16, 3), dtype=torch.uint8), torch.randn(scenes, views, 5))
+
+
+@pytest.fixture
+def encoder() -> GQNEncoder:
+    torch.manual_seed(1)
+    return GQNEncoder.from_gqn(GQN(CONFIG), _views(32, 2), {"camera": CAMERA})
+
+
+def test_saved_and_loaded_gives_the_same_vectors(encoder: GQNEncoder, tmp_path: Path) -> None:
+    encoder.save_pretrained(tmp_path / "encoder")
+    for spec in (tmp_path, tmp_path / "encoder.safetensors"):
+        again = GQNEncoder.from_pretrained(spec)
+        assert torch.equal(again.encode(*_views(3, 2)), encoder.encode(*_views(3, 2)))
+        assert again.fingerprint == encoder.fingerprint
+        assert again.size == encoder.size == 8
+
+
+def test_is_the_standardised_mean_of_the_paper_s_sum(encoder: GQNEncoder) -> None:
+    views = _views(4, 3)
+    total = encoder.gqn.represent(views).flatten(1)
+    expected = (total / 3 - encoder.mean) / encoder.scale
+    torch.testing.assert_close(encoder.encode(*views), expected)
+
+
+def test_order_of_views_does_not_matter_and_scenes_do_not_mix(encoder: GQNEncoder) -> None:
+    images, poses = _views(4, 3)
+    vectors = encoder.encode(images, poses)
+    torch.testing.assert_close(encoder.encode(images.flip(1), poses.flip(1)), vectors)
+    torch.testing.assert_close(encoder.encode(images[1:2], poses[1:2]), vectors[1:2])
+
+
+def test_stays_frozen_whatever_is_asked(encoder: GQNEncoder) -> None:
+    encoder.train()
+    assert not any(module.training for module in encoder.modules())
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+    assert not encoder.encode(*_views(1, 1)).requires_grad
+
+
+def test_fingerprint_changes_with_weights_and_normalisation(encoder: GQNEncoder) -> None:
+    before = encoder.fingerprint
+    encoder.mean += 1
+    middle = encoder.fingerprint
+    next(encoder.gqn.parameters()).data.add_(1)
+    assert len({before, middle, encoder.fingerprint}) == 3
+
+
+def test_check_names_what_does_not_fit(encoder: GQNEncoder) -> None:
+    encoder.check({**CAMERA, "image_size": (16, 16)})
+    with pytest.raises(UserError, match=r"image_size is \(64, 64\), but the encoder was trained on \(16, 16\)"):
+        encoder.check({**CAMERA, "image_size": (64, 64)})
+    with pytest.raises(UserError, match="field of view is 60 degrees, but the encoder was trained at 45 degrees"):
+        encoder.check({**CAMERA, "fovy": 60.0})
+    with pytest.raises(UserError, match="poses mean"):
+        encoder.check({**CAMERA, "convention": "quaternions"})
+    with pytest.warns(UserWarning, match="mujoco 9"):
+        encoder.check({**CAMERA, "renderer": "mujoco 9"})
+
+
+def test_missing_and_corrupt_files_are_one_line(encoder: GQNEncoder, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no encoder 'arm-reech'"):
+        load_encoder("arm-reech")
+    encoder.save_pretrained(tmp_path / "encoder")
+    shutil.copytree(tmp_path, tmp_path / "copy")
+    weights = tmp_path / "copy" / "encoder.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(UserError, match="corrupt"):
+        load_encoder(str(tmp_path / "copy"))
+    card = json.loads((tmp_path / "encoder.json").read_text())
+    (tmp_path / "encoder.json").write_text(json.dumps({**card, "fingerprint": "0" * 16}))
+    with pytest.raises(UserError, match="not the file its card describes"):
+        load_encoder(str(tmp_path))
+    card["model"]["representation"]["channels"] = 12
+    (tmp_path / "encoder.json").write_text(json.dumps(card))
+    with pytest.raises(UserError, match="does not fit its card"):
+        load_encoder(str(tmp_path))
+
+
+class MeanColor:
+    """A user's own encoder."""
+
+    size = 3
+
+    def encode(self, images: torch.Tensor, poses: torch.Tensor) -> torch.Tensor:
+        return images.float().mean((1, 2, 3))
+
+
+class NoEncoder:
+    """Not one."""
+
+
+def test_own_encoders_load_by_module_and_class() -> None:
+    own = load_encoder("test_encoder:MeanColor")
+    assert isinstance(own, SceneEncoder)
+    assert own.encode(*_views(2, 2)).shape == (2, 3)
+    with pytest.raises(UserError, match="needs a method `encode`"):
+        load_encoder("test_encoder:NoEncoder")
+    with pytest.raises(UserError, match="cannot be imported"):
+        load_encoder("no_such_module:Thing")
+
+
+@pytest.mark.parametrize("name", shipped_encoders())
+def test_shipped_encoders_are_whole_and_their_cards_say_what_they_are(name: str) -> None:
+    encoder = GQNEncoder.from_pretrained(name)
+    assert encoder.card["fingerprint"] == encoder.fingerprint
+    assert {"camera", "data", "pretraining", "compute", "held_out", "description"} <= encoder.card.keys()
+    size = encoder.card["camera"]["image_size"]
+    images = torch.randint(0, 256, (2, 1, *size, 3), dtype=torch.uint8)
+    assert encoder.encode(images, torch.zeros(2, 1, 5)).shape == (2, encoder.size)

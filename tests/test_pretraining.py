@@ -1,0 +1,215 @@
+"""Pretraining: deterministic, resumable at any step, and honest about what it measures."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_data import make_arm
+
+from gqn_rl.config import UserError
+from gqn_rl.data import BlockPlan, RecordConfig, SceneDataset, record
+from gqn_rl.encoder import GQNEncoder
+from gqn_rl.gqn import GQNConfig
+from gqn_rl.objectives import ContrastHead, ObjectiveConfig
+from gqn_rl.pretrain_run import run
+from gqn_rl.pretraining import PretrainConfig, Pretraining, Ramp
+
+ROOT = Path(__file__).resolve().parent.parent
+SIDE = 16
+MODEL = GQNConfig.from_mapping(
+    {
+        "image_size": SIDE,
+        "representation": {"channels": 16, "width": 16, "heads": 2, "token_channels": 16},
+        "generator": {"channels": 8, "steps": 2, "canvas_channels": 16, "mixing_channels": 8},
+    }
+)
+CONFIG = PretrainConfig(
+    model=MODEL, steps=12, batch=16, drawn=4, warmup=2, held_out=16, evaluate_every=6, checkpoint_every=4, seed=1
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> SceneDataset:
+    folder = tmp_path_factory.mktemp("data") / "arm"
+    block = BlockPlan(rows="target", columns="arm", height=4, width=4)
+    config = RecordConfig(scenes=128, views=4, env_kwargs={"image_size": SIDE}, block=block)
+    record(config, folder, make_arm, 1, lambda scenes: None)
+    return SceneDataset(folder)
+
+
+def test_same_seed_same_curve_and_another_seed_another(data: SceneDataset) -> None:
+    def curve(seed: int) -> list[float]:
+        steps = Pretraining(CONFIG.model_copy(update={"seed": seed}), data).steps()
+        return [float(next(steps).losses.total) for _ in range(3)]
+
+    assert curve(1) == curve(1)
+    assert curve(1) != curve(2)
+
+
+def test_evaluating_and_drawing_do_not_disturb_training(data: SceneDataset) -> None:
+    quiet, watched = Pretraining(CONFIG, data), Pretraining(CONFIG, data)
+    a, b = quiet.steps(), watched.steps()
+    for _ in range(3):
+        next(a)
+        next(b)
+        watched.evaluate(probe_scenes=64)
+        watched.gallery(2)
+    assert _equal(quiet, watched)
+
+
+def test_resumed_from_a_checkpoint_is_the_same_run(data: SceneDataset, tmp_path: Path) -> None:
+    whole = Pretraining(CONFIG, data)
+    for _ in whole.steps():
+        pass
+    first = Pretraining(CONFIG, data)
+    steps = first.steps()
+    for _ in range(5):
+        next(steps)
+    first.save(tmp_path / "checkpoint.pt")
+    second = Pretraining(CONFIG, data)
+    second.load(tmp_path / "checkpoint.pt")
+    for _ in second.steps():
+        pass
+    assert second.step == 12
+    assert _equal(whole, second)
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_and_resumed_ends_with_the_same_numbers(data: SceneDataset, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(CONFIG.model_copy(update={"steps": 60, "checkpoint_every": 5}).to_yaml())
+
+    def command(out: str) -> list[str]:
+        arguments = ["pretrain", str(tmp_path / "c.yaml"), "--data", str(data.folder), "--out", str(tmp_path / out)]
+        return [sys.executable, str(ROOT / "train.py"), *arguments, "--wandb", "disabled", "--threads", "1"]
+
+    subprocess.run(command("whole"), check=True, capture_output=True)
+    for moment in (7, 16):  # rows that a run has logged when it is killed
+        process = subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL, start_new_session=True)
+        checkpoint = tmp_path / "killed" / "checkpoint.pt"
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            if checkpoint.exists() and torch.load(checkpoint, weights_only=True)["step"] >= moment:
+                break
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    subprocess.run(command("killed"), check=True, capture_output=True)
+    whole, killed = (GQNEncoder.from_pretrained(tmp_path / name) for name in ("whole", "killed"))
+    assert whole.fingerprint == killed.fingerprint
+    for table in ("metrics.csv", "evaluations.csv"):
+        rows = [_rows(tmp_path / name / table) for name in ("whole", "killed")]
+        assert rows[0] == rows[1]
+        assert len(rows[0]) >= 3
+
+
+def test_a_run_leaves_an_encoder_and_is_never_overwritten(data: SceneDataset, tmp_path: Path) -> None:
+    logged: dict[int, dict[str, float]] = {}
+    encoder = run(Pretraining(CONFIG, data), tmp_path, lambda step, values: logged.setdefault(step, {}).update(values))
+    again = GQNEncoder.from_pretrained(tmp_path)
+    assert again.fingerprint == encoder.fingerprint
+    assert again.card["data"]["frames"] == 128 * 4
+    assert {"hand_r2", "target_cm", "prior_mse_relative", "scene_std"} <= again.card["held_out"].keys()
+    assert [int(row["step"]) for row in _rows(tmp_path / "evaluations.csv")] == [6, 12]
+    assert "held_out/kl" in logged[12]
+    assert (tmp_path / "gallery.png").stat().st_size > 1000
+    with pytest.raises(UserError, match="finished"):
+        run(Pretraining(CONFIG, data), tmp_path)
+
+
+def test_a_stopped_run_loses_nothing(data: SceneDataset, tmp_path: Path) -> None:
+    whole = run(Pretraining(CONFIG, data), tmp_path / "whole")
+    asked = iter([False] * 6 + [True])
+    with pytest.raises(KeyboardInterrupt, match="interrupted at step 7; run the same command to go on"):
+        run(Pretraining(CONFIG, data), tmp_path / "stopped", stop=lambda: next(asked))
+    stopped = run(Pretraining(CONFIG, data), tmp_path / "stopped")
+    assert stopped.fingerprint == whole.fingerprint
+
+
+def test_the_standardised_vector_has_mean_zero_and_deviation_one(data: SceneDataset, tmp_path: Path) -> None:
+    encoder = run(Pretraining(CONFIG, data), tmp_path)
+    vectors = encoder.encode(torch.from_numpy(data.images[:112, :2]), torch.from_numpy(data.poses[:112, :2]))
+    np.testing.assert_allclose(vectors.mean(0), 0, atol=1e-4)
+    np.testing.assert_allclose(vectors.std(0), 1, atol=1e-3)
+
+
+def test_other_settings_or_data_are_refused(data: SceneDataset, tmp_path: Path) -> None:
+    Pretraining(CONFIG, data).save(tmp_path / "checkpoint.pt")
+    other = Pretraining(CONFIG.model_copy(update={"batch": 8}), data)
+    with pytest.raises(UserError, match=r"other settings \(batch\)"):
+        other.load(tmp_path / "checkpoint.pt")
+    (tmp_path / "checkpoint.pt").write_bytes(b"rubbish")
+    with pytest.raises(UserError, match="corrupt"):
+        Pretraining(CONFIG, data).load(tmp_path / "checkpoint.pt")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model": GQNConfig()}, r"model.image_size is \(64, 64\), but .* holds views of \(16, 16\)"),
+        ({"model": MODEL.model_copy(update={"fovy": 60.0})}, "seen at 45.0 degrees"),
+        ({"max_context": 4}, "needs 5 views a scene"),
+        ({"batch": 120}, "has 128 scenes"),
+    ],
+)
+def test_a_recording_that_does_not_fit_is_refused(data: SceneDataset, change: dict[str, object], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        Pretraining(CONFIG.model_copy(update=change), data)
+
+
+def test_contrast_wants_two_views() -> None:
+    with pytest.raises(ValueError, match="max_context must be at least 2"):
+        PretrainConfig(max_context=1)
+    assert PretrainConfig(max_context=1, objective=ObjectiveConfig(contrast=0)).max_context == 1
+
+
+def test_without_auxiliary_terms_the_loss_is_the_elbo(data: SceneDataset) -> None:
+    """The paper's recipe: the weighted total is the negative ELBO per colour value and nothing else."""
+    plain = ObjectiveConfig(likelihood=1.0, contrast=0, prior_mean=0)
+    step = next(Pretraining(CONFIG.model_copy(update={"objective": plain}), data).steps())
+    np.testing.assert_allclose(float(step.losses.total), float(step.losses.elbo) / (SIDE * SIDE * 3), rtol=1e-5)
+    assert np.isnan(float(step.losses.contrast))
+    assert np.isnan(float(step.losses.prior_mse))
+
+
+def test_contrast_is_low_for_views_that_match_and_chance_for_views_that_do_not() -> None:
+    torch.manual_seed(0)
+    head = ContrastHead(32, 16)
+    with torch.no_grad():
+        head.log_scale.fill_(np.log(50.0))
+    scenes = torch.randn(64, 32)
+    matched, accuracy = head(scenes, scenes + 0.01 * torch.randn(64, 32))
+    unmatched, by_chance = head(scenes, torch.randn(64, 32))
+    assert accuracy == 1.0
+    assert matched < 0.1
+    assert unmatched > np.log(64)
+    assert by_chance < 0.2
+
+
+def test_schedules_end_where_they_say() -> None:
+    ramp = Ramp(start=2.0, end=0.7, steps=10)
+    assert [round(ramp.at(step), 3) for step in (0, 5, 10, 99)] == [2.0, 1.35, 0.7, 0.7]
+    config = PretrainConfig(steps=1000, warmup=100, learning_rate=1e-3)
+    rates = [config.learning_rate_at(step) for step in range(1000)]
+    assert np.argmax(rates) in (99, 100)
+    assert rates[-1] < 1e-8
+    paper = PretrainConfig(decay="paper", learning_rate=5e-4, warmup=0)
+    np.testing.assert_allclose([paper.learning_rate_at(s) for s in (0, 1_600_000, 2_000_000)], [5e-4, 5e-5, 5e-5])
+
+
+def _equal(one: Pretraining, other: Pretraining) -> bool:
+    pairs = zip(one.model.state_dict().values(), other.model.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return [{k: v for k, v in row.items() if k != "wall_s"} for row in csv.DictReader(file)]
