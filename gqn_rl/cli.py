@@ -219,7 +219,7 @@ def _record(options: argparse.Namespace) -> None:
         overrides.update({"env_kwargs": {}, "block": {}})
     overrides.update(parse_override(text) for text in options.overrides)
     config = RecordConfig.from_yaml(path, overrides)
-    with tqdm(total=config.scenes, unit="scene", file=sys.stdout) as bar:
+    with tqdm(total=config.scenes, unit="scene", disable=None) as bar:
         manifest = record(config, options.out, make_scene_source, options.workers, _advance(bar))
     frames = config.scenes * config.views
     print(f"{options.out}: {config.scenes} scenes, {frames} frames, sha256 {manifest.sha256[:12]}")

@@ -73,7 +73,7 @@ def run(
     evaluations = _Table(folder / "evaluations.csv", pretraining.step)
     config = pretraining.config
     began = time.monotonic() - metrics.last("wall_s")
-    with tqdm(total=config.steps, initial=pretraining.step, unit="step", smoothing=0.05, file=sys.stdout) as bar:
+    with tqdm(total=config.steps, initial=pretraining.step, unit="step", smoothing=0.05, disable=None) as bar:
         bar.write(f"pretraining in {folder}: {config.steps} steps of {config.batch} scenes")
         for step in pretraining.steps():
             bar.update(1)

@@ -154,7 +154,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from gqn_rl.agents.training import TrainConfig, train
 
     folder = tmp_path_factory.mktemp("finished") / "run"
-    train(folder, TrainConfig.from_mapping(toy_values(wandb="offline", total_steps=250)), ToyEncoder())
+    train(folder, TrainConfig.from_mapping(toy_values(wandb="offline", total_steps=150)), ToyEncoder())
     return folder
 
 

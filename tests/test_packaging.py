@@ -71,7 +71,7 @@ def shipped() -> set[str]:
     """Names in the wheel of every file of the clone that belongs there."""
     names = set()
     for folder, package, patterns in (
-        ("gqn_rl", "gqn_rl", ("*.py", "pretrained/*.safetensors", "pretrained/*.json")),
+        ("gqn_rl", "gqn_rl", ("*.py", "py.typed", "pretrained/*.safetensors", "pretrained/*.json")),
         ("envs", "gqn_rl/envs", ("**/*.py", "assets/**/*")),
         ("agents", "gqn_rl/agents", ("**/*.py",)),
         ("configs", "gqn_rl/configs", ("**/*.yaml",)),

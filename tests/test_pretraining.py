@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -213,3 +214,9 @@ def _equal(one: Pretraining, other: Pretraining) -> bool:
 def _rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return [{k: v for k, v in row.items() if k != "wall_s"} for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("kind", ["pyramid", "pool", "tower"])
+def test_the_paper_s_configuration_is_the_paper_s_preset(kind: Literal["pyramid", "pool", "tower"]) -> None:
+    config = PretrainConfig.from_yaml(ROOT / "configs" / "pretrain" / f"paper_{kind}.yaml")
+    assert config.model == GQNConfig.paper(kind)

@@ -117,35 +117,35 @@ def run_and_kill(folder: Path, config: Path, rows: int, delay: float) -> None:
 def test_killed_run_ends_bit_identical_to_one_never_stopped(
     algorithm: type[BaseAlgorithm], changes: dict[str, Any], kills: int, tmp_path: Path
 ) -> None:
-    values = toy_values(**changes, seed=3)
+    values = toy_values(**changes, seed=3, total_steps=300, checkpoint_every=80)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     train(whole, TrainConfig.from_mapping(values), ToyEncoder())
-    for rows, delay in ((2, 0.03), (3, 0.11))[:kills]:
+    for rows, delay in ((1, 0.03), (2, 0.11))[:kills]:
         run_and_kill(killed, tmp_path / "config.yaml", rows, delay)
     resumed_from, _ = latest_checkpoint(killed / "checkpoint")
     assert resumed_from is not None
-    assert 0 < resumed_from.step < 400
+    assert 0 < resumed_from.step < 300
     train(killed, TrainConfig.from_mapping(values), ToyEncoder())
     assert records(killed) == records(whole)
-    assert [row.step for row in RunFolder(whole).rows()] == [100, 200, 300, 400]
+    assert [row.step for row in RunFolder(whole).rows()] == [100, 200, 300]
     for name in ("final_model.zip", "best_model.zip"):
         assert same(parameters(killed / name, algorithm), parameters(whole / name, algorithm)), name
 
 
 def test_another_seed_ends_elsewhere(finished_run: Path, tmp_path: Path) -> None:
     """The equalities above mean something: they do not hold for just any two runs."""
-    train(tmp_path / "run", toy_config(total_steps=250, seed=1), ToyEncoder())
+    train(tmp_path / "run", toy_config(total_steps=150, seed=1), ToyEncoder())
     assert records(tmp_path / "run") != records(finished_run)
     assert not same(parameters(tmp_path / "run/final_model.zip"), parameters(finished_run / "final_model.zip"))
 
 
 def test_evaluation_does_not_disturb_training(finished_run: Path, tmp_path: Path) -> None:
     """The same run evaluated only once, in other episodes, and not tracked, learns the same to the bit."""
-    quiet = toy_config(total_steps=250, evaluation={"every": 10_000, "episodes": 2})
+    quiet = toy_config(total_steps=150, evaluation={"every": 10_000, "episodes": 2})
     train(tmp_path / "run", quiet, ToyEncoder())
-    assert [row.step for row in RunFolder(tmp_path / "run").rows()] == [250]
-    assert [row.step for row in RunFolder(finished_run).rows()] == [100, 200, 250]
+    assert [row.step for row in RunFolder(tmp_path / "run").rows()] == [150]
+    assert [row.step for row in RunFolder(finished_run).rows()] == [100, 150]
     assert same(parameters(tmp_path / "run/final_model.zip"), parameters(finished_run / "final_model.zip"))
 
 
@@ -181,7 +181,7 @@ def test_run_folder_holds_all_that_is_promised(finished_run: Path) -> None:
         "wandb",
     }
     assert names & {"episodes.mp4", "episodes.gif"}
-    assert TrainConfig.from_yaml(finished_run / "config.yaml") == toy_config(wandb="offline", total_steps=250)
+    assert TrainConfig.from_yaml(finished_run / "config.yaml") == toy_config(wandb="offline", total_steps=150)
     versions = json.loads((finished_run / "versions.json").read_text())
     assert versions["torch"] == torch.__version__.split("+")[0] or versions["torch"] == torch.__version__
     assert versions["encoder_hash"] == json.loads((finished_run / "encoder.json").read_text())["encoder_hash"]
@@ -215,7 +215,7 @@ def test_saved_policy_acts_as_the_trained_one(tmp_path: Path) -> None:
 def test_finished_run_is_never_overwritten(finished_run: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")}
     with pytest.raises(UserError, match=r"finished run, .* never overwritten: .*evaluate .*--out or --seed") as caught:
-        train(finished_run, toy_config(wandb="offline", total_steps=250), ToyEncoder())
+        train(finished_run, toy_config(wandb="offline", total_steps=150), ToyEncoder())
     assert "\n" not in str(caught.value)
     assert {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")} == before
 
@@ -233,18 +233,18 @@ def test_unfinished_run_refuses_another_configuration(unfinished_run: Path) -> N
     with pytest.raises(UserError) as caught:
         train(unfinished_run, other, ToyEncoder())
     message = str(caught.value)
-    assert "total_steps was 250 and is now 300" in message
+    assert "total_steps was 150 and is now 300" in message
     assert "algorithm.kwargs.gamma was None and is now 0.9" in message
     assert "learning_starts" not in message  # what is equal is not named
 
 
 def test_unfinished_run_refuses_another_encoder(unfinished_run: Path) -> None:
     with pytest.raises(UserError, match=r"trained with encoder conftest:ToyEncoder \(sha256:.*not the one given"):
-        train(unfinished_run, toy_config(wandb="offline", total_steps=250), OtherEncoder())
+        train(unfinished_run, toy_config(wandb="offline", total_steps=150), OtherEncoder())
 
 
 def test_resumed_last_stretch_repeats_the_first_time(unfinished_run: Path, finished_run: Path) -> None:
-    train(unfinished_run, toy_config(wandb="offline", total_steps=250), ToyEncoder())
+    train(unfinished_run, toy_config(wandb="offline", total_steps=150), ToyEncoder())
     assert records(unfinished_run) == records(finished_run)
     assert same(parameters(unfinished_run / "final_model.zip"), parameters(finished_run / "final_model.zip"))
 

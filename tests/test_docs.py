@@ -1,0 +1,64 @@
+"""What the documentation tells people to type works as it stands there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import cli_environment
+
+from gqn_rl import cli
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = ["README.md", "docs/own_environment.md", "docs/pretraining.md"]
+
+
+def _python_blocks(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_is_understood(page: str) -> None:
+    lines = re.findall(r"python train\.py([^`\n]*)", (ROOT / page).read_text())
+    for line in lines:
+        arguments = shlex.split(line, comments=True)
+        cli._parser().parse_args(cli._with_command(arguments))  # exits where it does not understand
+
+
+def test_files_that_are_named_exist() -> None:
+    for page in PAGES:
+        text = (ROOT / page).read_text()
+        names = re.findall(r"\]\(((?!http)[^)#]+)\)", text) + re.findall(
+            r"`((?:docs|configs|benchmarks)/[^`* ]+)`", text
+        )
+        missing = [name for name in names if not any((base / name).exists() for base in (ROOT, (ROOT / page).parent))]
+        assert not missing, f"{page} names {missing}"
+
+
+def test_readme_python_runs() -> None:
+    (block,) = _python_blocks("README.md")
+    assert "15_000" in block
+    exec(compile(block.replace("15_000", "120"), "README.md", "exec"), {})
+
+
+def test_own_environment_as_a_new_user_would(tmp_path: Path) -> None:
+    (block,) = _python_blocks("docs/own_environment.md")
+    (tmp_path / "disc_world.py").write_text(block)
+    small = "--set batch=16 --set drawn=4 --set held_out=16 --steps 2 --wandb disabled --threads 1"
+    commands = [
+        "record --env disc_world:DiscWorld-v0 --scenes 64 --workers 1 --out data/disc",
+        f"pretrain --data data/disc --out encoders/disc --set parts=[[1,1]] {small}",
+        "train --env disc_world:DiscWorld-v0 --encoder encoders/disc --steps 120 --out runs/disc --set wandb=disabled "
+        "--set evaluation.episodes=2 --set threads=1",
+    ]
+    for command in commands:
+        arguments = [sys.executable, str(ROOT / "train.py"), *command.split()]
+        done = subprocess.run(
+            arguments, cwd=tmp_path, env=cli_environment(), capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    assert (tmp_path / "runs" / "disc" / "final_model.zip").exists()
