@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,8 +19,11 @@ from gqn_rl.types import SceneEncoder
 
 def say(text: str) -> None:
     """Print a line to standard output at once, above any progress bar."""
-    tqdm.write(text, file=sys.stdout)
-    sys.stdout.flush()
+    try:
+        tqdm.write(text, file=sys.stdout)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read along has gone (`| head`); the run goes on
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
 def scores(success: float | None, score: float) -> str:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import csv
 import platform
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -108,7 +107,7 @@ def _evaluate(pretraining: Pretraining, folder: Path) -> Evaluation:
 def _finish(pretraining: Pretraining, folder: Path, wall_s: float, judged: Mapping[str, Any]) -> GQNEncoder:
     dataset, model = pretraining.dataset, pretraining.model
     count = min(STANDARDISE_ON, len(dataset) - pretraining.config.held_out)
-    views = Views(torch.from_numpy(dataset.images[:count, :2]), torch.from_numpy(dataset.poses[:count, :2]))
+    views = Views(torch.tensor(dataset.images[:count, :2]), torch.tensor(dataset.poses[:count, :2]))
     model.eval()
     scenes, per_scene, *_ = dataset.manifest.shape
     card = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -23,7 +24,7 @@ from gqn_rl.agents.artifacts import compose_frame, draw_learning_curve, film_epi
 from gqn_rl.agents.build import make_vec_env
 from gqn_rl.agents.evaluation import Evaluation, evaluate, uniform_random
 from gqn_rl.agents.replay import replay
-from gqn_rl.agents.reporting import describe, film
+from gqn_rl.agents.reporting import describe, film, say
 from gqn_rl.agents.runs import Row, RunFolder
 from gqn_rl.agents.seeding import HELD_OUT
 from gqn_rl.agents.vec_scene import VecSceneObservation
@@ -228,6 +229,14 @@ def test_film_that_fails_costs_no_more_than_a_note(
     arguments: dict[str, Any] = {"env_id": TOY_ID, "env_kwargs": {}, "encoder": ToyEncoder(), "proprio": True}
     assert film(tmp_path / "film.mp4", model=model, episodes=1, **arguments) is None
     assert "note: no video (RuntimeError: no display)" in capsys.readouterr().out
+
+
+def test_reader_that_has_gone_does_not_stop_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    monkeypatch.setattr(sys, "stdout", os.fdopen(writer, "w"))
+    say("a line for nobody")
+    say("and another")
 
 
 @pytest.mark.parametrize("success", [0.5, float("nan")])

@@ -1,0 +1,74 @@
+"""record, pretrain and probe through the command line: the whole way, and one line for every mistake."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from gqn_rl.cli import main
+
+MODEL = "model={image_size: 16, representation: {channels: 16, width: 16, heads: 2, token_channels: 16}, generator: {channels: 8, canvas_channels: 16, mixing_channels: 8}}"  # noqa: E501
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pipeline") / "data"
+    arguments = ["record", "--scenes", "96", "--workers", "1", "--out", str(folder)]
+    assert main([*arguments, "--set", "env_kwargs={image_size: 16}", "--set", "views=4"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def encoder(recording: Path) -> Path:
+    folder = recording.parent / "encoder"
+    assert main(_pretrain(recording, folder)) == 0
+    return folder
+
+
+def _pretrain(recording: Path, out: Path, *more: str) -> list[str]:
+    settings = [MODEL, "batch=16", "drawn=4", "held_out=16", "steps=3"]
+    options = [word for setting in settings for word in ("--set", setting)]
+    return ["pretrain", "--data", str(recording), "--out", str(out), "--wandb", "disabled", *options, *more]
+
+
+def test_probe_writes_a_table_and_a_picture(encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["probe", str(encoder), "--scenes", "24", "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "target" in printed
+    assert "PSNR" in printed
+    with (tmp_path / "probe.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["quantity"], row["views"]) for row in rows} >= {("hand", "1"), ("target", "3")}
+    assert (tmp_path / "probe.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["probe", str(encoder), "--scenes", "24", "--outside", "15"]) == 0
+
+
+def test_mistakes_are_one_line_and_exit_code_2(
+    recording: Path, encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "out")
+    for arguments, words in [
+        (["record", "--out", str(recording)], "holds another recording"),
+        (["record", "--env", "CartPole-v1", "--out", out], "is no scene source"),
+        (["record", "--env", "gqn_rl/ArmReech-v0", "--out", out], "ArmReach-v0"),
+        (["record", "--out", out, "--set", "viewz=3"], "unknown key 'viewz' (did you mean 'views'?)"),
+        (["record", "--out", out, "--set", "env_kwargs={image_size: 0}"], "image_size"),
+        (["pretrain", "--data", str(tmp_path), "--out", out], "is not a recording"),
+        (["pretrain", "--data", str(recording), "--out", out], "model.image_size is (64, 64)"),
+        (_pretrain(recording, Path(out), "--device", "warp"), "device 'warp' cannot be used"),
+        (_pretrain(recording, encoder), "finished pretraining run"),
+        (["probe", "no-such-encoder"], "no encoder 'no-such-encoder'"),
+        (["probe", str(encoder), "--seed", "0"], "invalid"),
+    ]:
+        try:
+            code = main(arguments)
+        except SystemExit as stop:  # argparse's own way of saying 2
+            code = int(str(stop.code))
+            words = "must be at least 1"
+        error = capsys.readouterr().err
+        assert code == 2, arguments
+        assert words in error, arguments
+        assert "Traceback" not in error
+    assert not (tmp_path / "out").exists()  # nothing was begun
