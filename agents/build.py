@@ -8,8 +8,10 @@ import importlib
 import inspect
 import multiprocessing
 import signal
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import gymnasium as gym
@@ -166,6 +168,16 @@ def build_model(
         return algorithm(policy or _policy_for(venv.observation_space), venv, seed=seed, **arguments)
     except (TypeError, ValueError, AssertionError) as error:
         raise UserError(f"{algorithm.__name__} with {dict(kwargs)}: {_one_line(error)}") from error
+
+
+def load_model(
+    algorithm: type[BaseAlgorithm], path: Path, venv: VecEnv | None = None, device: str = "auto"
+) -> BaseAlgorithm:
+    """The model saved in ``path``, to go on in ``venv`` or, without one, only to act."""
+    with warnings.catch_warnings():
+        # SB3 takes the n-step buffer that it chose itself, and saved, for one of the user's.
+        warnings.filterwarnings("ignore", message="`n_steps=.*` is ignored because a custom `replay_buffer_class`")
+        return algorithm.load(path, env=venv, device=device)
 
 
 def _make_monitored(env_id: str, env_kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:

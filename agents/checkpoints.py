@@ -8,13 +8,12 @@ seeds all of them anew (:mod:`gqn_rl.agents.seeding`).
 
 from __future__ import annotations
 
-import errno
 import hashlib
+import io
 import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -25,13 +24,12 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
 
 from gqn_rl.config import UserError
+from gqn_rl.files import disk_errors
 
 MANIFEST: Final = "manifest.json"
 MODEL: Final = "model.zip"
 REPLAY: Final = "replay.npz"
 BEST: Final = "best_model.zip"
-#: Errors that free space would mend.
-DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ def save_checkpoint(root: Path, model: BaseAlgorithm, wall_s: float, best_model:
         try:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
-            model.save(temporary / MODEL)
+            (temporary / MODEL).write_bytes(model_bytes(model))
             if has_replay(model):
                 save_replay(temporary / REPLAY, replay_buffer(model))
             if best_model is not None:
@@ -155,17 +153,11 @@ def cut_episodes(model: BaseAlgorithm) -> None:
         truncate()
 
 
-@contextmanager
-def disk_errors(what: str) -> Iterator[None]:
-    """Turn a full disk into a :class:`UserError` of one line."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in DISK_FULL:
-            raise UserError(
-                f"no space left to write {what}; free some space and run the same command to go on"
-            ) from error
-        raise
+def model_bytes(model: BaseAlgorithm) -> memoryview:
+    """The Stable-Baselines3 zip of ``model``. Written by ourselves, since torch reports a full disk as RuntimeError."""
+    content = io.BytesIO()
+    model.save(content)
+    return content.getbuffer()
 
 
 def _arrays(buffer: ReplayBuffer) -> Iterator[tuple[str, NDArray[Any]]]:

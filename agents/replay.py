@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from gqn_rl.agents.build import resolve_algorithm
+from gqn_rl.agents.build import load_model, resolve_algorithm
 from gqn_rl.agents.evaluation import deterministic, evaluate
 from gqn_rl.agents.reporting import film
 from gqn_rl.agents.runs import RunFolder
@@ -44,7 +44,7 @@ def replay(
         raise UserError(f"{folder} has no policy yet: the first one is saved after {config.evaluation.every} steps")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    model = resolve_algorithm(config.algorithm.id).load(path)
+    model = load_model(resolve_algorithm(config.algorithm.id), path)
     venv = make_envs(config, encoder, min(episodes, EVALUATION_BATCH))
     try:
         result = evaluate(deterministic(model), venv, episodes, first_seed)

@@ -18,12 +18,13 @@ from typing import Any, Final
 import yaml
 
 import gqn_rl
-from gqn_rl.agents.checkpoints import disk_errors
 from gqn_rl.config import UserError, read_yaml
-from gqn_rl.files import read_json, write_json, write_text
+from gqn_rl.files import disk_errors, read_json, write_json, write_text
 
 #: Packages whose version can change a result.
 PACKAGES: Final = ("torch", "stable-baselines3", "gymnasium", "mujoco", "numpy")
+#: Keys of the configuration that may change while a run is unfinished: they do not touch its result.
+FREE_KEYS: Final = ("wandb",)
 
 
 @dataclass(frozen=True)
@@ -168,12 +169,15 @@ class RunFolder:
 
 
 def check_same_config(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Raise :class:`UserError` naming every key in which two configurations differ, and both values."""
+    """Raise :class:`UserError` naming every key in which two configurations differ, and both values.
+
+    Those in ``FREE_KEYS`` may.
+    """
     before, after = _flatten(old), _flatten(new)
     differences = [
         f"{key} was {before.get(key)!r} and is now {after.get(key)!r}"
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key)
+        if before.get(key) != after.get(key) and key not in FREE_KEYS
     ]
     if differences:
         raise UserError(f"{path} holds a run with another configuration: {'; '.join(differences)}; use another --out")

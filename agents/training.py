@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import shutil
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -21,12 +19,13 @@ from gqn_rl.agents.build import (
     Workers,
     build_model,
     check_algorithm_kwargs,
+    load_model,
     make_vec_env,
     resolve_algorithm,
     see_with,
 )
 from gqn_rl.agents.callbacks import Clock, EvaluationCallback, ProgressCallback, StretchCallback
-from gqn_rl.agents.checkpoints import Checkpoint, disk_errors, latest_checkpoint
+from gqn_rl.agents.checkpoints import Checkpoint, latest_checkpoint, model_bytes
 from gqn_rl.agents.evaluation import Evaluation, deterministic, evaluate, uniform_random
 from gqn_rl.agents.interrupts import StopRequest, TrainingInterrupted
 from gqn_rl.agents.reporting import describe, film, say, scores
@@ -35,7 +34,7 @@ from gqn_rl.agents.seeding import HELD_OUT, stretch_seeds
 from gqn_rl.agents.tracking import Tracker, TrackingMode, check_tracking
 from gqn_rl.agents.vec_scene import encoder_hash
 from gqn_rl.config import Config
-from gqn_rl.files import atomic_path, read_json, write_json
+from gqn_rl.files import disk_errors, read_json, write_bytes, write_json
 from gqn_rl.types import SceneEncoder
 
 #: Episodes in a run's video.
@@ -131,7 +130,7 @@ def train(folder: Path, config: TrainConfig, encoder: SceneEncoder | None = None
         stack.callback(held_out.close)
         random_policy = _random_policy(run, held_out, config.evaluation.episodes, check_stop)
         clock = Clock(checkpoint.wall_s if checkpoint else 0.0)
-        tracker = Tracker(config.wandb, folder, folder.name, config.to_dict())
+        tracker = Tracker(config.wandb, folder, folder.name, config.to_dict(), say)
         stack.callback(tracker.close)
         model.set_logger(tracker.logger())
         bar = stack.enter_context(
@@ -203,10 +202,7 @@ def _fresh(algorithm: type[BaseAlgorithm], config: TrainConfig, venv: VecEnv) ->
 
 
 def _load(algorithm: type[BaseAlgorithm], config: TrainConfig, checkpoint: Checkpoint, venv: VecEnv) -> BaseAlgorithm:
-    with warnings.catch_warnings():
-        # SB3 mistakes the n-step buffer that it chose itself, and saved, for one of the user's.
-        warnings.filterwarnings("ignore", message="`n_steps=.*` is ignored because a custom `replay_buffer_class`")
-        model = algorithm.load(checkpoint.model, env=venv, device=config.algorithm.kwargs.get("device", "auto"))
+    model = load_model(algorithm, checkpoint.model, venv, config.algorithm.kwargs.get("device", "auto"))
     checkpoint.restore_replay(model)
     return model
 
@@ -215,8 +211,7 @@ def _restore_records(run: RunFolder, checkpoint: Checkpoint | None) -> list[Row]
     """Bring the records back to the checkpoint's moment; returns the evaluations until then."""
     best = checkpoint.best_model if checkpoint else None
     if best is not None:
-        with atomic_path(run.best_model) as temporary:
-            shutil.copyfile(best, temporary)
+        write_bytes(run.best_model, best.read_bytes())
     else:
         run.best_model.unlink(missing_ok=True)
     return run.cut_rows(checkpoint.step if checkpoint else 0)
@@ -231,8 +226,7 @@ def _random_policy(run: RunFolder, venv: VecEnv, episodes: int, check_stop: Call
 
 
 def _save_model(model: BaseAlgorithm, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        model.save(temporary)
+    write_bytes(path, model_bytes(model))
 
 
 def _row(config: TrainConfig, step: int, result: Evaluation, clock: Clock) -> Row:

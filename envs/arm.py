@@ -25,7 +25,8 @@ TARGET_RADIUS: Final = 0.09
 #: The same when its size is randomised.
 TARGET_RADII: Final = (0.06, 0.12)
 TARGET_COLOR: Final = (0.85, 0.1, 0.1)
-#: Metres from the base's axis, and above the floor: where a target may be. The arm reaches all of it.
+#: Metres from the base's axis, and above the floor: where a target may be. Well inside what the arm's links span
+#: (0.41 + 0.21 m and the hand's 0.2 m from a shoulder at 0.28 m).
 TARGET_DISTANCE: Final = (0.25, 0.65)
 TARGET_HEIGHT: Final = (0.1, 0.7)
 #: Metres between hand and target at the start of an episode: never there already, and within 2.5 s at 0.4 m/s.
@@ -34,7 +35,8 @@ START_DISTANCE: Final = (0.15, 0.55)
 START_SPREAD: Final = np.full(5, 0.1)
 SCENE_SPREAD: Final = np.array([0.9, 0.9, 1.2, 1.2, 1.5])
 
-#: Metres from the base's axis and above the floor that the hand stays within in recorded scenes.
+#: Metres from the base's axis and above the floor that the hand stays within in recorded scenes: a little more than
+#: where targets are, since an arm passes beyond them on its way.
 SCENE_HAND_DISTANCE: Final = 0.8
 SCENE_HAND_HEIGHT: Final = 0.95
 
@@ -76,10 +78,10 @@ class ArmReach(SceneEnv):
     """
 
     scene_factors = ("target", "arm", "appearance")
-    state_groups = MappingProxyType(
-        {"proprio": slice(0, 21), "hand": slice(18, 21), "target": slice(21, 24), "offset": slice(24, 27)}
-    )
-    proprio_size = 21
+    state_groups = MappingProxyType({"hand": slice(18, 21), "target": slice(21, 24), "offset": slice(24, 27)})
+    state_size, proprio_size = 27, 21
+    small_geoms = (kinova.COMMON_GROUP, kinova.SMALL_GROUP)
+    detailed_geoms = (kinova.COMMON_GROUP, kinova.DETAILED_GROUP)
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": round(1 / CONTROL_STEP)}  # noqa: RUF012
 
     def __init__(
@@ -188,7 +190,7 @@ class ArmReach(SceneEnv):
             self._draw_appearance(rng)
 
     def _draw_arm(self, rng: np.random.Generator) -> None:
-        """Any pose about home that touches neither itself nor the floor, its hand where a target could be."""
+        """Any pose about home that touches neither itself nor the floor, with the hand near where targets are."""
         while True:
             angles = kinova.HOME + np.concatenate(
                 [rng.uniform(-np.pi, np.pi, 1), rng.uniform(-SCENE_SPREAD, SCENE_SPREAD)]

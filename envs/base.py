@@ -17,7 +17,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from gqn_rl.cameras import CONVENTION, Dome, Fixed
-from gqn_rl.envs.renderer import DETAILED, FAST, SceneRenderer, renderer_version
+from gqn_rl.envs.renderer import DETAILED, SceneRenderer, renderer_version
 from gqn_rl.types import POSE_SIZE, Image, Pose
 
 ObservationMode = Literal["views", "pixels", "state"]
@@ -63,7 +63,11 @@ class SceneEnv(gym.Env[Any, NDArray[np.float32]]):
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - gymnasium's own declaration
     scene_factors: tuple[str, ...] = ()
     state_groups: Mapping[str, slice] = {}
-    #: Length of the proprioception vector.
+    #: Geom groups that small views draw, and that ``render()`` draws.
+    small_geoms: ClassVar[tuple[int, ...]] = (0, 1, 2)
+    detailed_geoms: ClassVar[tuple[int, ...]] = (0, 1, 2)
+    #: Lengths of the ground-truth and of the proprioception vector.
+    state_size: ClassVar[int]
     proprio_size: ClassVar[int]
 
     def __init__(
@@ -87,13 +91,15 @@ class SceneEnv(gym.Env[Any, NDArray[np.float32]]):
         self.render_size = size_pair("render_size", render_size)
         if not isinstance(views, (int, np.integer)) or views < 1:
             raise ValueError(f"views must be an integer of at least 1, got {views!r}")
+        if camera_names is not None and self.cameras != "fixed":
+            raise ValueError(f"camera_names are for cameras='fixed', got cameras={cameras!r}")
         self.views = int(views)
         self.dome = dome
         self._fixed_poses = _fixed_poses(fixed, camera_names, self.views) if self.cameras == "fixed" else None
         self.model = model
         self.data = mujoco.MjData(model)
         model.vis.global_.fovy = FOVY
-        self._eyes = SceneRenderer(model, *self.image_size, quality=FAST, views=self.views)
+        self._eyes = SceneRenderer(model, *self.image_size, views=self.views, geom_groups=self.small_geoms)
         self._picture: SceneRenderer | None = None
         self._poses = np.zeros((self.views, POSE_SIZE), np.float32)
         self.observation_space = self._observation_space()
@@ -170,7 +176,7 @@ class SceneEnv(gym.Env[Any, NDArray[np.float32]]):
     def _observation_space(self) -> spaces.Space[Any]:
         height, width = self.image_size
         if self.obs_mode == "state":
-            return spaces.Box(-np.inf, np.inf, (max(s.stop for s in self.state_groups.values()),), np.float32)
+            return spaces.Box(-np.inf, np.inf, (self.state_size,), np.float32)
         if self.obs_mode == "pixels":
             return spaces.Box(0, 255, (height, width, 3 * self.views), np.uint8)
         return spaces.Dict(
@@ -186,7 +192,9 @@ class SceneEnv(gym.Env[Any, NDArray[np.float32]]):
         if self.render_mode is None:
             return None
         if self._picture is None:
-            self._picture = SceneRenderer(self.model, *self.render_size, quality=DETAILED)
+            self._picture = SceneRenderer(
+                self.model, *self.render_size, quality=DETAILED, geom_groups=self.detailed_geoms
+            )
         return self._picture.render(self.data, self.render_pose[None])[0]
 
     def close(self) -> None:

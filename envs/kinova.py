@@ -34,7 +34,7 @@ MAX_VELOCITY: Final = np.deg2rad([36.0, 36.0, 36.0, 48.0, 48.0, 48.0])
 MAX_TORQUE: Final = (30.5, 30.5, 30.5, 6.8, 6.8, 6.8)
 #: N m s/rad; dm_control's "very rough estimate" (jaco_arm.py).
 VELOCITY_GAIN: Final = 500.0
-#: rad/s and N, dm_control jaco_hand.py.
+#: rad/s, N m and N m s/rad, dm_control jaco_hand.py.
 FINGER_MAX_VELOCITY: Final = 5.0
 FINGER_MAX_TORQUE: Final = 1.0
 FINGER_GAIN: Final = 5.0

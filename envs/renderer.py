@@ -39,13 +39,12 @@ class Quality:
     numstacks: int  #: of a sphere or cylinder, along
     numquads: int  #: of a box's face
     shadowsize: int  #: texels of a shadow map's side; 0 draws no shadows
-    geom_groups: tuple[int, ...]  #: which geom groups are drawn
 
 
 #: 64x64 pictures for encoders.
-FAST: Final = Quality(offsamples=0, numslices=12, numstacks=8, numquads=1, shadowsize=0, geom_groups=(0, 2))
+FAST: Final = Quality(offsamples=0, numslices=12, numstacks=8, numquads=1, shadowsize=0)
 #: Large pictures for people.
-DETAILED: Final = Quality(offsamples=4, numslices=48, numstacks=24, numquads=4, shadowsize=2048, geom_groups=(0, 1))
+DETAILED: Final = Quality(offsamples=4, numslices=48, numstacks=24, numquads=4, shadowsize=2048)
 
 
 class _Context:
@@ -99,7 +98,7 @@ def gl_description() -> dict[str, str]:
 
 
 def renderer_version() -> str:
-    """What decides the pixels besides the scene: MuJoCo's version (FINDINGS: 3.12 moved texture coordinates)."""
+    """What decides the pixels besides the scene: MuJoCo's version (3.12, say, moved textures on primitives)."""
     return f"mujoco {mujoco.__version__}"
 
 
@@ -111,6 +110,7 @@ class SceneRenderer:
         height, width: of a picture, in pixels.
         quality: :data:`FAST` or :data:`DETAILED`.
         views: how many views one read fetches at most; more are drawn in several rounds.
+        geom_groups: which geom groups are drawn; MuJoCo's own renderer draws 0, 1 and 2.
     """
 
     def __init__(
@@ -121,6 +121,7 @@ class SceneRenderer:
         *,
         quality: Quality = FAST,
         views: int = 1,
+        geom_groups: tuple[int, ...] = (0, 1, 2),
     ) -> None:
         if height < 1 or width < 1:
             raise ValueError(f"a picture needs at least one pixel each way, got {height}x{width}")
@@ -134,7 +135,7 @@ class SceneRenderer:
             self._scene.flags[getattr(mujoco.mjtRndFlag, flag)] = False
         self._option = mujoco.MjvOption()
         self._option.geomgroup[:] = 0
-        self._option.geomgroup[list(quality.geom_groups)] = 1
+        self._option.geomgroup[list(geom_groups)] = 1
         self._option.sitegroup[:] = 0
         self._perturb = mujoco.MjvPerturb()
         self._camera = mujoco.MjvCamera()
@@ -200,11 +201,6 @@ class SceneRenderer:
         self._camera.distance = 1.0
         self._camera.azimuth = np.rad2deg(yaw)
         self._camera.elevation = np.rad2deg(pitch)
-
-    def upload_texture(self, texture: int) -> None:
-        """Send texture ``texture`` of the model to OpenGL again after its data changed."""
-        if self._context is not None:
-            mujoco.mjr_uploadTexture(self._model, self.context, texture)
 
     def close(self) -> None:
         """Free the OpenGL resources; rendering again makes them anew."""

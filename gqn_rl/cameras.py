@@ -7,7 +7,6 @@ Looking along yaw 0 and pitch 0 is looking along +x, with +y to the left and +z 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -73,14 +72,6 @@ def project(points: ArrayLike, pose: ArrayLike, fovy: float, height: int, width:
     return np.where((depth > 0)[..., None], np.stack([row, column], axis=-1), np.nan)
 
 
-class PoseSampler(Protocol):
-    """A distribution of camera poses."""
-
-    def sample(self, rng: np.random.Generator) -> Pose:
-        """One pose (5,)."""
-        ...
-
-
 @dataclass(frozen=True)
 class Dome:
     """Cameras on part of a thick spherical shell that look at its centre, or near it.
@@ -128,7 +119,7 @@ class Dome:
 
 @dataclass(frozen=True)
 class Fixed:
-    """Named, constant poses, cycled through in order by nothing: ``sample`` picks one at random."""
+    """Named, constant poses."""
 
     poses: dict[str, Pose] = field(default_factory=dict)
 
@@ -137,6 +128,3 @@ class Fixed:
         if name not in self.poses:
             raise ValueError(f"unknown camera {name!r}; valid cameras: {', '.join(sorted(self.poses))}")
         return self.poses[name]
-
-    def sample(self, rng: np.random.Generator) -> Pose:
-        return self.poses[sorted(self.poses)[int(rng.integers(len(self.poses)))]]

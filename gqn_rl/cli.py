@@ -35,6 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UserError, RenderError) as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return BAD_INPUT
     except KeyboardInterrupt as stop:
         print(stop if str(stop) else "interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -197,7 +202,7 @@ def _record_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--env", metavar="ID", help="another scene source; the configuration's env_kwargs and block go")
     parser.add_argument("--scenes", type=_positive, metavar="N", help="how many scenes")
     parser.add_argument("--seed", type=_not_negative, metavar="N", help="of scenes and cameras")
-    parser.add_argument("--workers", type=_positive, default=os.cpu_count(), metavar="N", help="rendering processes")
+    parser.add_argument("--workers", type=_positive, default=_processors(), metavar="N", help="rendering processes")
     _add_overrides(parser, "env_kwargs.image_size=128")
 
 
@@ -302,9 +307,11 @@ def _device(name: str) -> str:
 
 def _probe_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("encoder", metavar="ENCODER", help="a shipped name, or the folder of a pretraining run")
-    parser.add_argument("--scenes", type=_positive, default=5_000, metavar="N", help="held out (default: 5000)")
+    parser.add_argument("--scenes", type=_several, default=5_000, metavar="N", help="held out (default: 5000)")
     parser.add_argument("--seed", type=_positive, default=1_000_003, metavar="N", help="another than the training's")
-    parser.add_argument("--outside", type=float, metavar="DEGREES", help="look from above the training dome instead")
+    parser.add_argument(
+        "--outside", type=_above_zero, metavar="DEGREES", help="look from above the training dome instead"
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="where probe.csv and probe.png go")
 
 
@@ -322,8 +329,11 @@ def _probe(options: argparse.Namespace) -> None:
     from gqn_rl.probes import probe_encoder
 
     encoder = GQNEncoder.from_pretrained(options.encoder)
-    recipe = encoder.card["data"]
+    recipe = encoder.card.get("data")
+    if recipe is None:
+        raise UserError(f"the card of {options.encoder} does not say what it was trained on (no `data`)")
     source = make_scene_source(recipe["env"], recipe["env_kwargs"])
+    encoder.check(source.camera_metadata)
     sample_pose = source.sample_pose
     if options.outside is not None:
         dome = getattr(source, "dome", None)
@@ -347,7 +357,9 @@ def _probe(options: argparse.Namespace) -> None:
 
 
 def _doctor_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seconds", type=float, default=3.0, metavar="S", help="of each measurement (default: 3)")
+    parser.add_argument(
+        "--seconds", type=_above_zero, default=3.0, metavar="S", help="of each measurement (default: 3)"
+    )
 
 
 def _doctor(options: argparse.Namespace) -> None:
@@ -384,6 +396,11 @@ def _add_overrides(parser: argparse.ArgumentParser, example: str) -> None:
     )
 
 
+def _processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _advance(bar: Any) -> Callable[[int], None]:
     def advance(done: int) -> None:
         bar.update(done)
@@ -400,6 +417,20 @@ def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    return number
+
+
+def _several(text: str) -> int:
+    number = int(text)
+    if number < 8:
+        raise argparse.ArgumentTypeError(f"must be at least 8, got {number}")
+    return number
+
+
+def _above_zero(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
     return number
 
 

@@ -24,7 +24,7 @@ class UserError(Exception):
 class Config(BaseModel):
     """Base of every configuration model: frozen, and no key that is not declared."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], source: str = "configuration") -> Self:
@@ -58,6 +58,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot read configuration {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"configuration {path} is no text file") from None
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:

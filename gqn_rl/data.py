@@ -16,7 +16,11 @@ never on who records it or when.
 from __future__ import annotations
 
 import hashlib
-import json
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +31,8 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from gqn_rl.config import Config, UserError
-from gqn_rl.files import read_json, write_json
-from gqn_rl.types import POSE_SIZE, SceneSource, Views
+from gqn_rl.files import disk_errors, read_json, write_json
+from gqn_rl.types import POSE_SIZE, RenderError, SceneSource, Views
 
 #: Scenes a process writes before it marks them done.
 CHUNK: Final = 64
@@ -50,6 +54,8 @@ class BlockPlan(Config):
     def _both_or_none(self) -> BlockPlan:
         if (self.height > 1 and self.rows is None) or (self.width > 1 and self.columns is None):
             raise ValueError("a block with several rows (columns) needs the name of the factor of its rows (columns)")
+        if self.rows is not None and self.rows == self.columns:
+            raise ValueError(f"rows and columns must be two factors, both are {self.rows!r}")
         return self
 
     @property
@@ -97,12 +103,10 @@ def describe_source(source: SceneSource, config: RecordConfig) -> Manifest:
     for name in (block.rows, block.columns):
         if name is not None and name not in source.scene_factors:
             raise UserError(f"block: {config.env} has no factor {name!r}; valid: {', '.join(source.scene_factors)}")
-    camera = getattr(source, "camera_metadata", None)
-    if camera is None:
-        raise UserError(f"{config.env} has no cameras that this toolkit knows of (no `camera_metadata`)")
+    camera = source.camera_metadata
     groups = {name: (part.start, part.stop) for name, part in source.state_groups.items()}
     plain_camera = {**camera, "image_size": list(camera["image_size"])}
-    return Manifest(config.to_dict(), plain_camera, groups, max((stop for _, stop in groups.values()), default=0))
+    return Manifest(config.to_dict(), plain_camera, groups, len(source.state()))
 
 
 def open_recording(folder: Path, manifest: Manifest) -> None:
@@ -114,8 +118,9 @@ def open_recording(folder: Path, manifest: Manifest) -> None:
     path = folder / "manifest.json"
     if path.exists():
         there = load_manifest(folder)
-        if there.config != json.loads(json.dumps(manifest.config)):
-            different = [key for key in manifest.config if manifest.config[key] != there.config.get(key)]
+        before, now = {**there.config, **there.camera}, {**manifest.config, **manifest.camera}
+        different = [key for key in now if now[key] != before.get(key)]
+        if different:
             raise UserError(f"{folder} holds another recording ({', '.join(different)} differ); choose another --out")
         if there.complete:
             raise UserError(f"{folder} is a finished recording; choose another --out, or delete it first")
@@ -131,6 +136,10 @@ def open_recording(folder: Path, manifest: Manifest) -> None:
 
 def _make(path: Path, shape: tuple[int, ...], dtype: Any) -> None:
     np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape).flush()
+    # The file is sparse, and running out of disk in a memory map kills the process: reserve the space now.
+    if hasattr(os, "posix_fallocate"):
+        with disk_errors(path), open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def load_manifest(folder: str | Path) -> Manifest:
@@ -310,8 +319,8 @@ def record(
     ``make_source(env, env_kwargs)`` must be importable by a fresh process when ``workers`` > 1; ``progress`` is
     called with the number of scenes just finished.
     """
-    import multiprocessing
     from concurrent.futures import ProcessPoolExecutor, as_completed
+    from concurrent.futures.process import BrokenProcessPool
 
     source = make_source(config.env, config.env_kwargs)
     try:
@@ -326,17 +335,32 @@ def record(
         getattr(source, "close", lambda: None)()
     # A forked child of a process that has rendered hangs in OpenGL; a spawned one starts clean.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker) as pool:
         # Small tasks, so that progress shows and no worker idles at the end.
         parts = [todo[start : start + 4] for start in range(0, len(todo), 4)]
         tasks = [pool.submit(_record_part, make_source, folder, config, part) for part in parts]
         try:
             for task in as_completed(tasks):
                 progress(task.result())
+        except BrokenProcessPool:
+            raise RenderError("a rendering process died; try --workers 1, and `gqn-rl doctor`") from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return finish_recording(folder)
+
+
+def _prepare_worker() -> None:
+    """Leave Ctrl-C to the parent, and go when it goes, however it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 _SOURCE: list[SceneSource] = []

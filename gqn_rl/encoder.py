@@ -19,42 +19,43 @@ import numpy as np
 import safetensors
 import safetensors.torch
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gqn_rl.config import UserError
-from gqn_rl.files import atomic_path, read_json, write_json
+from gqn_rl.files import read_json, write_bytes, write_json
 from gqn_rl.gqn import GQN, GQNConfig
 from gqn_rl.types import SceneEncoder, Views
 
 #: Where shipped encoders lie.
 SHIPPED = Path(__file__).resolve().parent / "pretrained"
 
-_MEAN, _SCALE = "normalizer.mean", "normalizer.scale"
+_MEAN, _PROJECTION = "output.mean", "output.projection"
 
 
 class GQNEncoder(nn.Module):
-    """Views of one moment to one vector: the mean over views of their representations, standardised.
+    """Views of one moment to one vector: principal components of the mean over views of their representations.
 
     The paper sums over views. A policy keeps its inputs' scale when a camera drops out if the sum is divided by
-    the number of views, so this does; ``gqn.represent`` is the plain sum. Entries have mean 0 and standard
-    deviation 1 over the scenes that the encoder was trained on.
+    the number of views, so this does; ``gqn.represent`` is the plain sum. The first entries hold what varies most
+    over scenes; all are divided by the standard deviation of the first, so that a policy sees numbers of order one
+    and small variations stay small.
 
     Args:
         gqn: the trained network. It is frozen: in ``eval`` mode whatever is asked, and without gradients.
-        mean, scale: (C,) of the mean representation over training scenes.
+        mean: (C,) of the mean representation over training scenes.
+        projection: (C, size), scaled principal directions.
         card: facts about the encoder; ``card["camera"]`` is what :meth:`check` compares.
     """
 
-    def __init__(self, gqn: GQN, mean: Tensor, scale: Tensor, card: Mapping[str, Any]) -> None:
+    def __init__(self, gqn: GQN, mean: Tensor, projection: Tensor, card: Mapping[str, Any]) -> None:
         super().__init__()
         self.gqn = gqn
         self.mean: Tensor
-        self.scale: Tensor
+        self.projection: Tensor
         self.register_buffer("mean", mean)
-        self.register_buffer("scale", scale)
+        self.register_buffer("projection", projection)
         self.card = dict(card)
-        self.size = math.prod(gqn.representation.out_shape)
+        self.size = projection.shape[1]
         self.requires_grad_(False)
         self.train(False)
 
@@ -66,7 +67,7 @@ class GQNEncoder(nn.Module):
     def encode(self, images: Tensor, poses: Tensor) -> Tensor:
         """``images`` (B, K, H, W, 3) uint8 and ``poses`` (B, K, 5) to (B, size) float32; K >= 1."""
         views = self.gqn.represent_views(Views(images, poses)).float()
-        return (views.mean(dim=1).flatten(1) - self.mean) / self.scale
+        return (views.mean(dim=1).flatten(1) - self.mean) @ self.projection
 
     def forward(self, images: Tensor, poses: Tensor) -> Tensor:
         """The same as :meth:`encode`."""
@@ -74,9 +75,16 @@ class GQNEncoder(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """A hash of everything that decides the vector: weights, normalisation and architecture."""
-        architecture = json.dumps(self.gqn.config.to_dict(), sort_keys=True)
-        return weights_hash({**self.state_dict(), architecture: torch.zeros(0)})[:16]
+        """A hash of everything that decides the vector: weights, projection, and what the weights do not say."""
+        config = self.gqn.config
+        rest = [config.image_size, config.fovy, config.length_scale]
+        rest += [config.representation.kind, config.representation.token_stride]
+        digest = hashlib.sha256(json.dumps(rest).encode())
+        weights = {**self.gqn.representation.state_dict(), _MEAN: self.mean, _PROJECTION: self.projection}
+        for name, tensor in sorted(weights.items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).tobytes())
+        return digest.hexdigest()[:16]
 
     def check(self, camera: Mapping[str, Any]) -> None:
         """Compare an environment's ``camera_metadata`` with what the encoder was trained on.
@@ -106,18 +114,22 @@ class GQNEncoder(nn.Module):
             )
 
     @classmethod
-    def from_gqn(cls, gqn: GQN, views: Views, card: Mapping[str, Any]) -> GQNEncoder:
-        """Freeze a trained ``gqn``, standardising on ``views`` (B, K) of training scenes."""
+    def from_gqn(cls, gqn: GQN, views: Views, card: Mapping[str, Any], size: int = 64) -> GQNEncoder:
+        """Freeze a trained ``gqn``; its principal components are those of ``views`` (N, K) of N training scenes.
+
+        ``size`` is cut to the length of the representation, and to N. Where the components beyond 64 were left
+        out, ridge probes did as well or better (ArmReach: target R2 0.971 with 64, 0.962 with all 256).
+        """
         with torch.inference_mode():
-            parts = [
-                gqn.represent_views(Views(views.images[i : i + 256], views.poses[i : i + 256]))
-                .float()
-                .mean(1)
-                .flatten(1)
-                for i in range(0, len(views.images), 256)
-            ]
-        vectors = torch.cat(parts).clone()
-        return cls(gqn, vectors.mean(0), vectors.std(0).clamp_min(1e-6), card)
+            parts = zip(views.images.split(256), views.poses.split(256), strict=True)
+            vectors = torch.cat([gqn.represent_views(Views(*part)).float().mean(1).flatten(1) for part in parts])
+            mean = vectors.mean(0)
+            _, singular, directions = torch.linalg.svd(vectors - mean, full_matrices=False)
+            # A direction is as good as its opposite: make the largest entry positive, on every machine.
+            largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
+            deviation = (singular[0] / math.sqrt(len(vectors))).clamp_min(1e-6)
+            projection = (directions * largest.sign())[:size].T / deviation
+        return cls(gqn, mean.clone(), projection.contiguous().clone(), card)
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> GQNEncoder:
@@ -128,17 +140,20 @@ class GQNEncoder(nn.Module):
         """
         weights_path, card_path = _locate(str(name))
         card = read_json(card_path)
+        missing = [key for key in ("camera", "model") if key not in card]
+        if missing:
+            raise UserError(f"{card_path} is no encoder's card: it has no {' and no '.join(missing)}")
         try:
             tensors = safetensors.torch.load_file(weights_path)
         except (safetensors.SafetensorError, OSError) as error:
             raise UserError(f"{weights_path} is corrupt ({error}); restore or pretrain it again") from None
         try:
             gqn = GQN(GQNConfig.from_mapping(card["model"], source=str(card_path)))
-            mean, scale = tensors.pop(_MEAN), tensors.pop(_SCALE)
+            mean, projection = tensors.pop(_MEAN), tensors.pop(_PROJECTION)
             gqn.load_state_dict(tensors)
         except (KeyError, RuntimeError) as error:
             raise UserError(f"{weights_path} does not fit its card: {str(error).splitlines()[0]}") from None
-        encoder = cls(gqn, mean, scale, card)
+        encoder = cls(gqn, mean, projection, card)
         if card.get("fingerprint") not in (None, encoder.fingerprint):
             raise UserError(f"{weights_path} is not the file its card describes (fingerprint differs); restore it")
         return encoder
@@ -146,9 +161,8 @@ class GQNEncoder(nn.Module):
     def save_pretrained(self, path: str | Path) -> None:
         """Write ``path``.safetensors and ``path``.json (``path`` without a suffix), each atomically."""
         tensors = {name: tensor.contiguous() for name, tensor in self.gqn.state_dict().items()}
-        tensors |= {_MEAN: self.mean.contiguous(), _SCALE: self.scale.contiguous()}
-        with atomic_path(Path(f"{path}.safetensors")) as temporary:
-            safetensors.torch.save_file(tensors, temporary)
+        tensors |= {_MEAN: self.mean.contiguous(), _PROJECTION: self.projection.contiguous()}
+        write_bytes(f"{path}.safetensors", safetensors.torch.save(tensors))
         model = self.gqn.config.to_dict()
         write_json(Path(f"{path}.json"), {**self.card, "model": model, "fingerprint": self.fingerprint})
 
@@ -171,7 +185,10 @@ def load_encoder(spec: str) -> SceneEncoder:
         factory = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
         raise UserError(f"encoder {spec!r} cannot be imported: {error}") from None
-    encoder = factory()
+    try:
+        encoder = factory()
+    except Exception as error:  # a user's code may raise anything
+        raise UserError(f"encoder {spec!r} cannot be made: {type(error).__name__}: {error}") from error
     if not isinstance(encoder, SceneEncoder):
         raise UserError(f"encoder {spec!r} needs a method `encode` and an attribute `size`")
     return encoder
@@ -194,17 +211,3 @@ def _locate(name: str) -> tuple[Path, Path]:
                 "a folder that `pretrain` made, a .safetensors file or module:Class"
             )
     return weights, card
-
-
-def numpy_encode(encoder: SceneEncoder, images: NDArray[np.uint8], poses: NDArray[np.float32]) -> NDArray[np.float32]:
-    """``encoder.encode`` for numpy arrays: (B, K, H, W, 3) and (B, K, 5) to (B, size) float32."""
-    return encoder.encode(torch.as_tensor(images), torch.as_tensor(poses)).cpu().numpy()
-
-
-def weights_hash(state: dict[str, Tensor]) -> str:
-    """A hash of tensors by name, the same on every machine."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(state[name].detach().cpu().numpy()).tobytes())
-    return digest.hexdigest()

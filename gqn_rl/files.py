@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from gqn_rl.config import UserError
+
+#: What the operating system says when nothing more fits: no space, over quota, over the largest file allowed.
+DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def disk_errors(what: object) -> Iterator[None]:
+    """Turn a full disk into a :class:`UserError` of one line that names ``what`` was being written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise UserError(
+                f"no space left to write {what}; free some space and run the same command to go on"
+            ) from error
+        raise
 
 
 @contextmanager
@@ -20,21 +37,28 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     A full disk is a :class:`UserError`, and the old file is still there.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
-    try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.errno in (28, 122):  # ENOSPC, EDQUOT
-            raise UserError(
-                f"no space left to write {path}; free some space and run the same command to go on"
-            ) from error
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for stale in path.parent.glob(f".{path.name}.*.tmp{path.suffix}"):  # a process was killed while it wrote this
+            stale.unlink(missing_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+        try:
+            yield temporary
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | Path, content: bytes | memoryview) -> None:
+    """Write ``content`` to ``path`` atomically.
+
+    Serialise into memory and write the bytes here: libraries that write files themselves report a full disk each
+    in its own way.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -45,7 +69,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_json(path: str | Path, values: Any) -> None:
     """Write ``values`` as indented JSON to ``path`` atomically."""
-    write_text(path, json.dumps(values, indent=2) + "\n")
+    write_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: str | Path) -> Any:

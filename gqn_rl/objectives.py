@@ -69,7 +69,7 @@ class Losses(NamedTuple):
     """One step's loss and what it is made of; scalars, all but the first detached."""
 
     total: Tensor
-    elbo: Tensor  #: nats above the likelihood's floor: (nll - floor) + kl, a view
+    negative_elbo: Tensor  #: nats above the likelihood's floor: (nll - floor) + kl, a view
     kl: Tensor  #: nats a view
     posterior_mse: Tensor
     prior_mse: Tensor  #: of the prior-mean image; nan when the term is off

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -32,8 +33,8 @@ from gqn_rl.types import Views
 
 #: Steps between rows of metrics.csv.
 LOG_EVERY: Final = 25
-#: Training scenes, with two views each, that the encoder's output is standardised on.
-STANDARDISE_ON: Final = 2_048
+#: Training scenes, with two views each, whose principal components the encoder puts out.
+COMPONENTS_OF: Final = 2_048
 
 Log = Callable[[int, Mapping[str, float]], None]
 
@@ -106,8 +107,9 @@ def _evaluate(pretraining: Pretraining, folder: Path) -> Evaluation:
 
 def _finish(pretraining: Pretraining, folder: Path, wall_s: float, judged: Mapping[str, Any]) -> GQNEncoder:
     dataset, model = pretraining.dataset, pretraining.model
-    count = min(STANDARDISE_ON, len(dataset) - pretraining.config.held_out)
-    views = Views(torch.tensor(dataset.images[:count, :2]), torch.tensor(dataset.poses[:count, :2]))
+    last = len(dataset) - pretraining.config.held_out - 1
+    chosen = np.linspace(0, last, min(COMPONENTS_OF, last + 1)).astype(np.int64)
+    views = Views(torch.tensor(dataset.images[chosen, :2]), torch.tensor(dataset.poses[chosen, :2]))
     model.eval()
     scenes, per_scene, *_ = dataset.manifest.shape
     card = {
@@ -151,7 +153,8 @@ def _line(evaluation: Evaluation) -> str:
         f"step {evaluation.step}: "
         f"prior MSE {evaluation.prior_mse / evaluation.mean_image_mse:.0%} of the mean image's, "
         f"posterior {evaluation.posterior_mse / evaluation.mean_image_mse:.0%}, KL {evaluation.kl:.1f} nats, "
-        f"ELBO {-evaluation.elbo:.0f}, scene std {evaluation.scene_std:.3f} (share {evaluation.scene_share:.2f}), "
+        f"ELBO {-evaluation.negative_elbo:.0f}, "
+        f"scene std {evaluation.scene_std:.3f} (share {evaluation.scene_share:.2f}), "
         f"{probes}{warning}"
     )
 

@@ -6,6 +6,7 @@ resumed from its last checkpoint goes through the same numbers as one that was n
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,9 +20,10 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
+from gqn_rl.cameras import CONVENTION
 from gqn_rl.config import Config, UserError
 from gqn_rl.data import SceneDataset, sample_scenes, split_views
-from gqn_rl.files import atomic_path
+from gqn_rl.files import write_bytes
 from gqn_rl.gqn import GQN, GQNConfig
 from gqn_rl.objectives import Losses, Objective, ObjectiveConfig
 from gqn_rl.probes import probe, scene_share
@@ -66,8 +68,8 @@ class PretrainConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.drawn > self.batch:
-            raise ValueError(f"drawn ({self.drawn}) cannot exceed batch ({self.batch})")
+        if self.batch % self.drawn:
+            raise ValueError(f"batch ({self.batch}) must be a multiple of drawn ({self.drawn})")
         if self.objective.contrast and self.max_context < 2:
             raise ValueError(
                 f"contrast needs two views of a scene: max_context must be at least 2, got {self.max_context}"
@@ -102,7 +104,8 @@ class Evaluation:
     prior_mse: float  #: of the prior-mean image of an unseen view
     mean_image_mse: float  #: what drawing the mean of all images would score
     kl: float  #: nats a view
-    elbo: float  #: nats above the likelihood's floor, a view
+    negative_elbo: float  #: nats above the likelihood's floor, a view, at this step's sigma
+    sigma: float
     scene_std: float  #: standard deviation of the scene vector over scenes, mean over its entries
     scene_share: float  #: see :func:`gqn_rl.probes.scene_share`; near zero means collapse
     probes: dict[str, float]  #: "<group>_r2" and "<group>_cm" by ridge from the scene vector
@@ -121,7 +124,8 @@ class Evaluation:
 def autocast(precision: str, device: torch.device) -> Any:
     """The autocast context for ``precision``; ``auto`` is bfloat16 where the hardware multiplies it faster."""
     if precision == "auto":
-        fast = device.type == "cuda" or torch.cpu._is_amx_tile_supported()
+        amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+        fast = device.type == "cuda" or amx()
         precision = "bfloat16" if fast else "float32"
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
@@ -222,23 +226,27 @@ class Pretraining:
             mean_error += share * float(np.square(truth.cpu().numpy() - mean_image).mean())
         pixels = math.prod(truth.shape[2:])
         excess = 0.5 * sums["posterior_mse"] * pixels / sigma**2
+        used = config.max_context
         vectors = self._vectors(held_out)
-        fit = np.arange(min(probe_scenes, self._train_scenes))
-        probes = self._probe(fit, self._vectors(fit).sum(1), held_out, vectors.sum(1))
+        # Spread over the recording: scenes of one block share targets or poses, and would count for fewer.
+        fit = np.linspace(0, self._train_scenes - 1, min(probe_scenes, self._train_scenes)).astype(np.int64)
+        scene_vectors = vectors[:, :used].sum(1)
+        probes = self._probe(fit, self._vectors(fit)[:, :used].sum(1), held_out, scene_vectors)
         self.model.train()
         return Evaluation(
             step=self.step,
             mean_image_mse=mean_error,
-            elbo=excess + sums["kl"],
-            scene_std=float(vectors.sum(1).std(0).mean()),
+            negative_elbo=excess + sums["kl"],
+            sigma=sigma,
+            scene_std=float(scene_vectors.std(0).mean()),
             scene_share=scene_share(vectors),
             probes=probes,
             **sums,
         )
 
     def _vectors(self, scenes: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Single-view vectors (scenes, max_context, C), pooled over space, of each scene's first views."""
-        views = np.tile(np.arange(self.config.max_context), (len(scenes), 1))
+        """Single-view vectors (scenes, max(2, max_context), C), pooled over space, of each scene's first views."""
+        views = np.tile(np.arange(max(2, self.config.max_context)), (len(scenes), 1))
         parts = []
         for start in range(0, len(scenes), 256):
             with autocast(self.config.precision, self.device):
@@ -293,8 +301,9 @@ class Pretraining:
             "objective": self.objective.state_dict(),
             "optimizer": self._optimizer.state_dict(),
         }
-        with atomic_path(path) as temporary:
-            torch.save(state, temporary)
+        content = io.BytesIO()
+        torch.save(state, content)
+        write_bytes(path, content.getbuffer())
 
     def load(self, path: Path) -> None:
         """Go back to where :meth:`save` was called.
@@ -308,6 +317,8 @@ class Pretraining:
             raise UserError(
                 f"checkpoint {path} is corrupt ({type(error).__name__}); delete it to start again"
             ) from None
+        if not isinstance(state, dict) or not {"step", "config", "data", "model"} <= state.keys():
+            raise UserError(f"{path} is no checkpoint of a pretraining run; delete it to start again")
         mine = self.config.to_dict()
         different = [key for key in mine if mine[key] != state["config"].get(key)]
         if different:
@@ -332,7 +343,12 @@ def _check_fit(config: PretrainConfig, dataset: SceneDataset) -> None:
             f"max_context is {config.max_context}: it needs {config.max_context + 1} views a scene, "
             f"{dataset.folder} has {dataset.views}"
         )
-    if len(dataset) - config.held_out < config.batch:
+    if camera["convention"] != CONVENTION:
+        raise UserError(f"{dataset.folder} holds poses that mean {camera['convention']!r}, not {CONVENTION!r}")
+    block = dataset.block
+    blocks = max(-(-config.batch // (min(r, block.height) * min(c, block.width))) for r, c in config.parts)
+    if (len(dataset) - config.held_out) // block.size < blocks:
         raise UserError(
-            f"batch is {config.batch} and held_out {config.held_out}, but {dataset.folder} has {len(dataset)} scenes"
+            f"batch {config.batch} of parts {config.parts} and held_out {config.held_out} need "
+            f"{blocks * block.size + config.held_out} scenes, but {dataset.folder} has {len(dataset)}"
         )

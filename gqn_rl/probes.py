@@ -72,6 +72,8 @@ def scene_share(vectors: NDArray[np.floating]) -> float:
     over dimensions. Zero: the vector says where the camera is, or nothing, but not what it sees.
     """
     scenes, views, _ = vectors.shape
+    if scenes < 2 or views < 2:
+        raise ValueError(f"needs at least two scenes and two views of each, got {scenes} and {views}")
     means = vectors.mean(1)
     between = views * np.square(means - means.mean(0)).sum() / (scenes - 1)
     within = np.square(vectors - means[:, None]).sum() / (scenes * (views - 1))

@@ -44,8 +44,11 @@ class SceneSource(Protocol):
 
     #: Names of the independent parts of a scene.
     scene_factors: tuple[str, ...]
-    #: Where each named quantity lies in ``state()``; probes report one row for each.
+    #: Where each named quantity lies in ``state()``; probes report one row for each. All are in metres.
     state_groups: Mapping[str, slice]
+    #: ``convention`` (:data:`gqn_rl.cameras.CONVENTION`), ``fovy`` (degrees), ``image_size`` (height, width) and
+    #: ``renderer`` (its version): what an encoder has to agree with.
+    camera_metadata: Mapping[str, Any]
 
     def draw_factor(self, factor: str, rng: np.random.Generator) -> None:
         """Draw one factor of the scene anew; raises ``ValueError`` naming the valid factors."""

@@ -71,7 +71,15 @@ def test_same_seed_same_episode(cameras: str) -> None:
                 seen += [*_flat(observation), np.array(reward)]
             return seen
 
+    def used_before(seed: int) -> list[np.ndarray]:
+        with arm(cameras=cameras, randomize=RANDOMIZATIONS) as env:
+            for other_seed in range(3):
+                env.reset(seed=other_seed)
+                env.step(np.ones(6, np.float32))
+            return _flat(env.reset(seed=seed)[0])
+
     first, again, other = episode(7), episode(7), episode(8)
+    assert all(np.array_equal(a, b) for a, b in zip(first, used_before(7), strict=False))
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
 
@@ -92,6 +100,7 @@ def test_the_ball_is_where_its_projection_says(size: int | tuple[int, int]) -> N
     """Renderer, poses and projection agree, in non-square images too."""
     with arm(image_size=size) as env:
         height, width = env.image_size
+        checked = 0
         for seed in range(8):
             env.new_scene(np.random.default_rng(seed))
             env.data.qpos[:] = 0  # the arm upright, out of most views' way
@@ -106,6 +115,8 @@ def test_the_ball_is_where_its_projection_says(size: int | tuple[int, int]) -> N
                 continue  # cut by the image's edge, or behind the arm
             seen = np.argwhere(red).mean(0)
             np.testing.assert_allclose(seen, expected, atol=1.5)
+            checked += 1
+        assert checked >= 4
 
 
 def test_a_ball_moved_left_moves_left_in_a_wide_image() -> None:
@@ -157,6 +168,7 @@ def test_state_holds_hand_target_and_their_difference() -> None:
     with arm(obs_mode="state") as env:
         state, info = env.reset(seed=3)
         parts = {name: state[part] for name, part in env.state_groups.items()}
+        assert len(state) == env.state_size
         np.testing.assert_allclose(parts["offset"], parts["target"] - parts["hand"], atol=1e-6)
         np.testing.assert_allclose(np.linalg.norm(parts["offset"]), info["distance"], rtol=1e-5)
         assert np.array_equal(state[:21], env.proprio())
@@ -216,6 +228,7 @@ def test_is_a_scene_source_whose_factors_are_independent() -> None:
         ({"views": 0}, "views must be an integer of at least 1"),
         ({"views": 2, "camera_names": ("front",)}, "need as many names"),
         ({"views": 1, "camera_names": ("top",)}, "valid cameras: back, front, left, right"),
+        ({"cameras": "moving", "views": 1, "camera_names": ("front",)}, "camera_names are for cameras='fixed'"),
         ({"image_size": 0}, "image_size"),
         ({"randomize": ("colour",)}, "start, color, size, textures, light"),
         ({"render_mode": "human"}, "rgb_array"),

@@ -76,7 +76,7 @@ def test_an_interrupted_recording_ends_the_same(recording: Path, tmp_path: Path)
 def test_scenes_of_a_block_share_factors_two_by_two(recording: Path) -> None:
     data = SceneDataset(recording)
     hand, target = data.state_group("hand"), data.state_group("target")
-    assert data.block_size == 4
+    assert data.block.size == 4
     for block in (0, 1, 20):
         a, b, c, d = range(4 * block, 4 * block + 4)  # row 0: a b, row 1: c d
         assert np.array_equal(target[a], target[b])
@@ -135,10 +135,12 @@ def test_unknown_factors_and_groups_name_the_valid_ones(recording: Path) -> None
     wrong = CONFIG.model_copy(update={"block": BlockPlan(rows="leg", height=2)})
     with pytest.raises(UserError, match="no factor 'leg'; valid: target, arm, appearance"):
         describe_source(source, wrong)
-    with pytest.raises(ValueError, match="proprio, hand, target, offset"):
+    with pytest.raises(ValueError, match="hand, target, offset"):
         SceneDataset(recording).state_group("elbow")
     with pytest.raises(ValueError, match="name of the factor"):
         BlockPlan(height=2)
+    with pytest.raises(ValueError, match="must be two factors"):
+        BlockPlan(rows="arm", columns="arm", height=2)
 
 
 def test_photographs_in_memory_depend_on_the_seed_alone() -> None:
@@ -149,15 +151,31 @@ def test_photographs_in_memory_depend_on_the_seed_alone() -> None:
     assert all(np.array_equal(a, b) for a, b in zip((*first, states), (*again, same), strict=True))
 
 
-@given(st.integers(0, 2**32), st.integers(1, 6), st.integers(1, 40))
-def test_sampled_scenes_are_distinct_and_whole_blocks(seed: int, block: int, batch: int) -> None:
-    scenes = 60 * block
-    chosen = sample_scenes(np.random.default_rng(seed), scenes, block, batch)
+@given(
+    st.integers(0, 2**32),
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.integers(1, 40),
+)
+def test_sampled_scenes_are_distinct_parts_of_distinct_blocks(
+    seed: int, height: int, width: int, rows: int, columns: int, batch: int
+) -> None:
+    block = BlockPlan(rows="target", columns="arm", height=height, width=width)
+    chosen = sample_scenes(np.random.default_rng(seed), 60 * block.size, block, batch, (rows, columns))
     assert len(np.unique(chosen)) == batch == len(chosen)
     assert chosen.min() >= 0
-    assert chosen.max() < scenes
-    whole = batch // block * block
-    assert (chosen[:whole].reshape(-1, block) // block == (chosen[:whole:block] // block)[:, None]).all()
+    assert chosen.max() < 60 * block.size
+    rows, columns = min(rows, height), min(columns, width)
+    size = rows * columns
+    parts = chosen[: batch // size * size].reshape(-1, size)
+    numbers, places = np.divmod(parts, block.size)
+    assert (numbers == numbers[:, :1]).all()
+    assert len(np.unique(numbers[:, 0])) == len(parts)
+    for part in places:
+        assert len(np.unique(part // width)) == rows
+        assert len(np.unique(part % width)) == columns
 
 
 @given(st.integers(0, 2**32), st.integers(1, 4), st.integers(1, 3))

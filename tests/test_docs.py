@@ -14,7 +14,7 @@ from conftest import cli_environment
 from gqn_rl import cli
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ["README.md", "docs/own_environment.md", "docs/pretraining.md"]
+PAGES = ["README.md", "docs/own_environment.md", "docs/pretraining.md", "benchmarks/README.md"]
 
 
 def _python_blocks(page: str) -> list[str]:
@@ -35,6 +35,7 @@ def test_files_that_are_named_exist() -> None:
         names = re.findall(r"\]\(((?!http)[^)#]+)\)", text) + re.findall(
             r"`((?:docs|configs|benchmarks)/[^`* ]+)`", text
         )
+        assert "{{" not in text, f"{page} has a place still to fill"
         missing = [name for name in names if not any((base / name).exists() for base in (ROOT, (ROOT / page).parent))]
         assert not missing, f"{page} names {missing}"
 
@@ -50,8 +51,8 @@ def test_own_environment_as_a_new_user_would(tmp_path: Path) -> None:
     (tmp_path / "disc_world.py").write_text(block)
     small = "--set batch=16 --set drawn=4 --set held_out=16 --steps 2 --wandb disabled --threads 1"
     commands = [
-        "record --env disc_world:DiscWorld-v0 --scenes 64 --workers 1 --out data/disc",
-        f"pretrain --data data/disc --out encoders/disc --set parts=[[1,1]] {small}",
+        "record --env disc_world:DiscWorld-v0 --scenes 64 --workers 2 --out data/disc",
+        f"pretrain --data data/disc --out encoders/disc {small}",
         "train --env disc_world:DiscWorld-v0 --encoder encoders/disc --steps 120 --out runs/disc --set wandb=disabled "
         "--set evaluation.episodes=2 --set threads=1",
     ]

@@ -45,10 +45,10 @@ def test_saved_and_loaded_gives_the_same_vectors(encoder: GQNEncoder, tmp_path: 
         assert again.size == encoder.size == 8
 
 
-def test_is_the_standardised_mean_of_the_paper_s_sum(encoder: GQNEncoder) -> None:
+def test_is_a_projection_of_the_mean_of_the_paper_s_sum(encoder: GQNEncoder) -> None:
     views = _views(4, 3)
     total = encoder.gqn.represent(views).flatten(1)
-    expected = (total / 3 - encoder.mean) / encoder.scale
+    expected = (total / 3 - encoder.mean) @ encoder.projection
     torch.testing.assert_close(encoder.encode(*views), expected)
 
 
@@ -66,12 +66,30 @@ def test_stays_frozen_whatever_is_asked(encoder: GQNEncoder) -> None:
     assert not encoder.encode(*_views(1, 1)).requires_grad
 
 
-def test_fingerprint_changes_with_weights_and_normalisation(encoder: GQNEncoder) -> None:
+def test_fingerprint_changes_with_weights_and_projection(encoder: GQNEncoder) -> None:
     before = encoder.fingerprint
     encoder.mean += 1
     middle = encoder.fingerprint
     next(encoder.gqn.parameters()).data.add_(1)
     assert len({before, middle, encoder.fingerprint}) == 3
+
+
+def test_an_old_card_without_today_s_options_still_loads(encoder: GQNEncoder, tmp_path: Path) -> None:
+    encoder.save_pretrained(tmp_path / "encoder")
+    card = json.loads((tmp_path / "encoder.json").read_text())
+    for section, option in (("generator", "zero_init_scene"), ("representation", "bands")):
+        del card["model"][section][option]  # as if it had come later, with this default
+    (tmp_path / "encoder.json").write_text(json.dumps(card))
+    assert GQNEncoder.from_pretrained(tmp_path).fingerprint == encoder.fingerprint
+
+
+def test_components_are_uncorrelated_and_the_first_has_deviation_one(encoder: GQNEncoder) -> None:
+    vectors = encoder.encode(*_views(32, 2))
+    covariance = vectors.T @ vectors / 32
+    torch.testing.assert_close(covariance, torch.diag(covariance.diagonal()), atol=1e-4, rtol=0)
+    variances = covariance.diagonal()
+    assert abs(float(variances[0]) - 1) < 1e-3
+    assert (variances[:-1] >= variances[1:] - 1e-6).all()
 
 
 def test_check_names_what_does_not_fit(encoder: GQNEncoder) -> None:

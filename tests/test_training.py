@@ -38,6 +38,7 @@ from gqn_rl.agents.checkpoints import (
 )
 from gqn_rl.agents.runs import Row, RunFolder, check_same_config
 from gqn_rl.agents.seeding import HELD_OUT, own_randomness, stretch_seeds
+from gqn_rl.agents.tracking import Tracker
 from gqn_rl.agents.training import TrainConfig, make_envs, train
 from gqn_rl.config import UserError
 
@@ -244,7 +245,8 @@ def test_unfinished_run_refuses_another_encoder(unfinished_run: Path) -> None:
 
 
 def test_resumed_last_stretch_repeats_the_first_time(unfinished_run: Path, finished_run: Path) -> None:
-    train(unfinished_run, toy_config(wandb="offline", total_steps=150), ToyEncoder())
+    """Tracking it or not may change meanwhile: that touches no result."""
+    train(unfinished_run, toy_config(wandb="disabled", total_steps=150), ToyEncoder())
     assert records(unfinished_run) == records(finished_run)
     assert same(parameters(unfinished_run / "final_model.zip"), parameters(finished_run / "final_model.zip"))
 
@@ -615,6 +617,17 @@ def test_train_freq_may_be_a_yaml_list() -> None:
 def test_encoder_on_an_environment_without_views_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"an encoder needs a Dict observation with images .*; found Box"):
         train(tmp_path / "run", toy_config(env__kwargs={"obs_mode": "state"}), ToyEncoder())
+
+
+def test_tracker_that_fails_ends_tracking_alone(tmp_path: Path) -> None:
+    said: list[str] = []
+    tracker = Tracker("offline", tmp_path, "run", {}, said.append)
+    tracker.log(1, {"score": 0.5})
+    tracker.log(2, {"score": object()})  # no number, picture or anything else that can be recorded
+    tracker.log(3, {"score": 0.5})
+    tracker.close()
+    assert len(said) == 1
+    assert said[0].startswith("note: Weights & Biases failed (TypeError")
 
 
 def test_missing_tracker_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
