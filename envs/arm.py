@@ -31,6 +31,9 @@ TARGET_DISTANCE: Final = (0.25, 0.65)
 TARGET_HEIGHT: Final = (0.1, 0.7)
 #: Metres between hand and target at the start of an episode: never there already, and within 2.5 s at 0.4 m/s.
 START_DISTANCE: Final = (0.15, 0.55)
+#: Metres that count as one in what a policy sees, so that positions are of order one like angles and speeds. In
+#: metres they are small beside the rest, and SAC needs about twice the steps.
+LENGTH_UNIT: Final = 0.25
 #: Radians about the home pose, joints 2 to 6: at an episode's start, and in recorded scenes.
 START_SPREAD: Final = np.full(5, 0.1)
 SCENE_SPREAD: Final = np.array([0.9, 0.9, 1.2, 1.2, 1.5])
@@ -51,6 +54,8 @@ FIXED: Final = Fixed(
 )
 
 _PLAIN_FLOOR, _PLAIN_WALL = 0, 0
+#: What each entry of the state is divided by for a policy: the last nine are positions.
+_UNITS: Final = np.array([1.0] * 18 + [LENGTH_UNIT] * 9, np.float32)
 
 
 class ArmReach(SceneEnv):
@@ -63,9 +68,9 @@ class ArmReach(SceneEnv):
 
     - ``views``: ``images`` (K, H, W, 3) uint8; ``poses`` (K, 5) x, y, z (m), yaw, pitch (rad); ``proprio`` (21,):
       cosines and sines of the six joint angles, joint velocities as a share of their limits, and the hand's
-      position in metres (forward kinematics, as arm controllers report it);
+      position (forward kinematics, as arm controllers report it) in units of 0.25 m;
     - ``pixels``: the K images stacked by channel, (H, W, 3K) uint8;
-    - ``state`` (27,): proprio, the target's position (m), and the vector from hand to target (m).
+    - ``state`` (27,): proprio, the target's position, and the vector from hand to target, in units of 0.25 m.
 
     **Reward** at every step: minus the distance in metres, plus 1 while the hand is inside the ball.
 
@@ -139,14 +144,20 @@ class ArmReach(SceneEnv):
         """The ball's radius, metres."""
         return float(self.model.geom_size[self._target_geom, 0])
 
-    def proprio(self) -> NDArray[np.float32]:
+    def _proprio(self) -> NDArray[np.float64]:
         angles = self.data.qpos[self._arm_qpos]
         speeds = self.data.qvel[self._arm_qvel] / kinova.MAX_VELOCITY
-        return np.concatenate([np.cos(angles), np.sin(angles), speeds, self.hand_position]).astype(np.float32)
+        return np.concatenate([np.cos(angles), np.sin(angles), speeds, self.hand_position])
+
+    def proprio(self) -> NDArray[np.float32]:
+        return (self._proprio() / _UNITS[: self.proprio_size]).astype(np.float32)
 
     def state(self) -> NDArray[np.float32]:
         hand, target = self.hand_position, self.target_position
-        return np.concatenate([self.proprio(), target, target - hand]).astype(np.float32)
+        return np.concatenate([self._proprio(), target, target - hand]).astype(np.float32)
+
+    def oracle(self) -> NDArray[np.float32]:
+        return self.state() / _UNITS
 
     # Gymnasium ------------------------------------------------------------------------------------------------
 

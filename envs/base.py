@@ -111,8 +111,12 @@ class SceneEnv(gym.Env[Any, NDArray[np.float32]]):
         """Ground truth, float32 (S,)."""
 
     @abstractmethod
+    def oracle(self) -> NDArray[np.float32]:
+        """Ground truth as a policy gets it in ``obs_mode="state"``, float32 (S,), entries of order one."""
+
+    @abstractmethod
     def proprio(self) -> NDArray[np.float32]:
-        """What the robot's own sensors say, float32 (P,)."""
+        """What the robot's own sensors say, float32 (P,), entries of order one."""
 
     @abstractmethod
     def draw_factor(self, factor: str, rng: np.random.Generator) -> None:
@@ -167,7 +171,7 @@ class SceneEnv(gym.Env[Any, NDArray[np.float32]]):
 
     def _observe(self) -> Any:
         if self.obs_mode == "state":
-            return self.state()
+            return self.oracle()
         images = self.render_views(self._poses)
         if self.obs_mode == "pixels":
             return np.ascontiguousarray(images.transpose(1, 2, 0, 3)).reshape(*self.image_size, -1)

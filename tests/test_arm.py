@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 import gqn_rl  # noqa: F401 - registers the environments
 from gqn_rl.cameras import axes, look_at, project
 from gqn_rl.envs import kinova
-from gqn_rl.envs.arm import RANDOMIZATIONS, START_DISTANCE, ArmReach
+from gqn_rl.envs.arm import LENGTH_UNIT, RANDOMIZATIONS, START_DISTANCE, ArmReach
 from gqn_rl.envs.renderer import SceneRenderer
 from gqn_rl.types import SceneSource
 
@@ -166,12 +166,15 @@ def test_reward_is_minus_distance_plus_one_inside_the_ball() -> None:
 
 def test_state_holds_hand_target_and_their_difference() -> None:
     with arm(obs_mode="state") as env:
-        state, info = env.reset(seed=3)
+        oracle, info = env.reset(seed=3)
+        state = env.state()
         parts = {name: state[part] for name, part in env.state_groups.items()}
         assert len(state) == env.state_size
         np.testing.assert_allclose(parts["offset"], parts["target"] - parts["hand"], atol=1e-6)
         np.testing.assert_allclose(np.linalg.norm(parts["offset"]), info["distance"], rtol=1e-5)
-        assert np.array_equal(state[:21], env.proprio())
+        assert np.array_equal(oracle[:21], env.proprio())
+        np.testing.assert_array_equal(oracle[:18], state[:18])
+        np.testing.assert_allclose(oracle[18:] * LENGTH_UNIT, state[18:], rtol=1e-6)
 
 
 def test_episodes_start_outside_the_ball_and_end_after_25_decisions() -> None:
