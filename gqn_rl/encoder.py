@@ -37,8 +37,8 @@ class GQNEncoder(nn.Module):
 
     The paper sums over views. A policy keeps its inputs' scale when a camera drops out if the sum is divided by
     the number of views, so this does; ``gqn.represent`` is the plain sum. The first entries hold what varies most
-    over scenes; all are divided by the standard deviation of the first, so that a policy sees numbers of order one
-    and small variations stay small.
+    over scenes. All are divided by one number, such that their mean square over training scenes is 1: a policy sees
+    numbers of order one, and small variations stay small.
 
     Args:
         gqn: the trained network. It is frozen: in ``eval`` mode whatever is asked, and without gradients.
@@ -127,8 +127,8 @@ class GQNEncoder(nn.Module):
             _, singular, directions = torch.linalg.svd(vectors - mean, full_matrices=False)
             # A direction is as good as its opposite: make the largest entry positive, on every machine.
             largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
-            deviation = (singular[0] / math.sqrt(len(vectors))).clamp_min(1e-6)
-            projection = (directions * largest.sign())[:size].T / deviation
+            rms = singular[:size].square().mean().div(len(vectors)).sqrt().clamp_min(1e-6)
+            projection = (directions * largest.sign())[:size].T / rms
         return cls(gqn, mean.clone(), projection.contiguous().clone(), card)
 
     @classmethod
