@@ -10,7 +10,7 @@ python := .venv/bin/python
 
 help: ## list the targets (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
-	@echo "Options for train and bench go into ARGS: make train ARGS='--help'"
+	@echo "Options for train go into ARGS: make train ARGS='--help'"
 
 setup: $(ready) ## make .venv, install the pinned dependencies, check rendering
 
@@ -36,8 +36,8 @@ format: $(ready) ## format and mend what ruff can
 	$(python) -m ruff check --fix .
 
 bench: $(ready) ## measure rendering, environments and pretraining (see benchmarks/README.md)
-	$(python) benchmarks/rendering.py $(ARGS)
-	$(python) benchmarks/pretraining.py $(ARGS)
+	$(python) benchmarks/rendering.py
+	$(python) benchmarks/pretraining.py
 
 build: $(ready) ## build the wheel and the source distribution into dist/
 	$(python) -m build --no-isolation

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib import metadata
 from pathlib import Path
@@ -62,25 +60,6 @@ class RunFolder:
     def finished(self) -> bool:
         """Whether the run is complete."""
         return self.summary.exists()
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes from writing this run; raises :class:`UserError` when one already does.
-
-        The lock goes with the process, however it ends.
-        """
-        with disk_errors(str(self.path)):
-            try:
-                self.path.mkdir(parents=True, exist_ok=True)
-                file = open(self.path / ".lock", "w")  # noqa: SIM115 - open as long as the run
-            except (FileExistsError, NotADirectoryError, PermissionError) as error:
-                raise UserError(f"cannot write to the run folder {self.path}: {error.strerror}") from None
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"{self.path} is being trained by another process; use another --out") from None
-            yield
 
     def refuse_finished(self) -> None:
         """Raise :class:`UserError` when the run is complete."""

@@ -34,7 +34,7 @@ from gqn_rl.agents.seeding import HELD_OUT, stretch_seeds
 from gqn_rl.agents.tracking import Tracker, TrackingMode, check_tracking
 from gqn_rl.agents.vec_scene import encoder_hash
 from gqn_rl.config import Config
-from gqn_rl.files import disk_errors, read_json, write_bytes, write_json
+from gqn_rl.files import disk_errors, locked, read_json, write_bytes, write_json
 from gqn_rl.types import SceneEncoder
 
 #: Episodes in a run's video.
@@ -108,7 +108,7 @@ def train(folder: Path, config: TrainConfig, encoder: SceneEncoder | None = None
         venv = make_envs(config, encoder, config.n_envs)
         stack.callback(venv.close)
         stack.enter_context(disk_errors(str(folder)))
-        stack.enter_context(run.locked())
+        stack.enter_context(locked(folder))
         begun = run.claim(config.to_dict(), fingerprint)
         checkpoint = _find_checkpoint(run) if begun else None
         model = _load(algorithm, config, checkpoint, venv) if checkpoint else _fresh(algorithm, config, venv)

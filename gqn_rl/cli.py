@@ -269,14 +269,14 @@ def _pretrain(options: argparse.Namespace) -> None:
     from gqn_rl.agents.interrupts import StopRequest
     from gqn_rl.agents.tracking import Tracker, check_tracking
     from gqn_rl.data import SceneDataset
-    from gqn_rl.pretrain_run import refuse_finished, run
+    from gqn_rl.pretrain_run import claim, run
     from gqn_rl.pretraining import PretrainConfig, Pretraining
 
     overrides = _given(steps=options.steps, seed=options.seed)
     overrides.update(parse_override(text) for text in options.overrides)
     config = PretrainConfig.from_yaml(find_config(options.config), overrides)
     check_tracking(options.wandb)
-    refuse_finished(options.out)
+    claim(options.out, config)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     device = _device(options.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -27,6 +28,27 @@ def disk_errors(what: object) -> Iterator[None]:
                 f"no space left to write {what}; free some space and run the same command to go on"
             ) from error
         raise
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make ``folder`` and keep other processes from writing there; the lock goes with the process, however it ends.
+
+    Raises:
+        UserError: another process is at work there, or the folder cannot be written.
+    """
+    with disk_errors(folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = open(folder / ".lock", "w")  # noqa: SIM115 - open as long as the work lasts
+        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+            raise UserError(f"cannot write to the folder {folder}: {error.strerror}") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process is at work in {folder}; use another --out") from None
+        yield
 
 
 @contextmanager

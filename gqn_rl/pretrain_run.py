@@ -24,11 +24,11 @@ import torch
 from tqdm import tqdm
 
 from gqn_rl import __version__
-from gqn_rl.config import UserError
+from gqn_rl.config import UserError, read_yaml
 from gqn_rl.encoder import GQNEncoder
-from gqn_rl.files import atomic_path, write_text
+from gqn_rl.files import atomic_path, locked, write_text
 from gqn_rl.pictures import grid, save_png, to_uint8
-from gqn_rl.pretraining import Evaluation, Pretraining, Step
+from gqn_rl.pretraining import Evaluation, PretrainConfig, Pretraining, Step
 from gqn_rl.types import Views
 
 #: Steps between rows of metrics.csv.
@@ -39,10 +39,20 @@ COMPONENTS_OF: Final = 2_048
 Log = Callable[[int, Mapping[str, float]], None]
 
 
-def refuse_finished(folder: Path) -> None:
-    """Raise :class:`UserError` when ``folder`` holds a finished run."""
+def claim(folder: Path, config: PretrainConfig) -> None:
+    """Raise :class:`UserError` unless ``folder`` is free for the run ``config``, or holds just this run, unfinished."""
     if (folder / "encoder.json").exists():
         raise UserError(f"{folder} holds a finished pretraining run; choose another --out, or `probe {folder}` it")
+    begun = folder / "config.yaml"
+    if begun.exists():
+        there, mine = read_yaml(begun), config.to_dict()
+        different = sorted(key for key in mine.keys() | there.keys() if mine.get(key) != there.get(key))
+        if different:
+            raise UserError(f"{folder} holds a run with other settings ({', '.join(different)}); choose another --out")
+    elif folder.is_dir():
+        strangers = sorted({path.name for path in folder.iterdir()} - {".lock", "wandb", "wandb_id.json"})
+        if strangers:
+            raise UserError(f"{folder} is not empty and holds no run (it has {strangers[0]}); choose another --out")
 
 
 def run(
@@ -60,14 +70,19 @@ def run(
         stop: asked after every step; when true, a checkpoint is written and ``KeyboardInterrupt`` raised.
 
     Raises:
-        UserError: the folder holds a finished run, or one with other settings.
+        UserError: the folder holds a finished run, one with other settings, or something else; or another process
+            is at work there.
         KeyboardInterrupt: ``stop`` said so; the same call goes on.
     """
-    refuse_finished(folder)
+    with locked(folder):
+        claim(folder, pretraining.config)
+        return _run(pretraining, folder, log, stop)
+
+
+def _run(pretraining: Pretraining, folder: Path, log: Log, stop: Callable[[], bool]) -> GQNEncoder:
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.exists():
         pretraining.load(checkpoint)
-    folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "config.yaml", pretraining.config.to_yaml())
     metrics = _Table(folder / "metrics.csv", pretraining.step)
     evaluations = _Table(folder / "evaluations.csv", pretraining.step)

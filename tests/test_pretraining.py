@@ -20,6 +20,7 @@ from test_data import make_arm
 from gqn_rl.config import UserError
 from gqn_rl.data import BlockPlan, RecordConfig, SceneDataset, record
 from gqn_rl.encoder import GQNEncoder
+from gqn_rl.files import locked
 from gqn_rl.gqn import GQNConfig
 from gqn_rl.objectives import ContrastHead, ObjectiveConfig
 from gqn_rl.pretrain_run import run
@@ -126,6 +127,20 @@ def test_a_run_leaves_an_encoder_and_is_never_overwritten(data: SceneDataset, tm
     assert (tmp_path / "gallery.png").stat().st_size > 1000
     with pytest.raises(UserError, match="finished"):
         run(Pretraining(CONFIG, data), tmp_path)
+
+
+def test_a_folder_that_belongs_to_something_else_is_left_alone(data: SceneDataset, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match=r"not empty and holds no run \(it has thesis.tex\)"):
+        run(Pretraining(CONFIG, data), tmp_path)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.yaml").write_text("env: {id: CartPole-v1}\n")  # a training run's
+    with pytest.raises(UserError, match="other settings"):
+        run(Pretraining(CONFIG, data), other)
+    with locked(other), pytest.raises(UserError, match="another process is at work"):
+        run(Pretraining(CONFIG, data), other)
+    assert (other / "config.yaml").read_text() == "env: {id: CartPole-v1}\n"
 
 
 def test_a_stopped_run_loses_nothing(data: SceneDataset, tmp_path: Path) -> None:
