@@ -64,8 +64,8 @@ class GQNConfig(Config):
         return cls(representation=RepresentationConfig(kind=kind, channels=256), generator=generator, **fields)
 
 
-#: Views that a CPU encodes at a time. Forward and backward of 256 views, one core: 89 views/s in one go, 211 by 64,
-#: 366 by 32, 334 by 16 (benchmarks/pretraining.py).
+#: Views that a CPU encodes at a time. Forward and backward of 256 views, one core: 342 views/s in one go, 411 by 32 on
+#: an idle machine, 89 and 366 on a busy one (benchmarks/pretraining.py).
 CPU_PART = 32
 
 
