@@ -288,7 +288,7 @@ def test_arm_is_seen_through_an_encoder_of_ones_own() -> None:
     """The arm's views reach any encoder, with the proprioception beside the vector."""
 
     class Means:
-        size = 6
+        size = 12  # three colours of four cameras
 
         def encode(self, images: torch.Tensor, poses: torch.Tensor) -> torch.Tensor:
             return images.float().mean(dim=(2, 3)).flatten(1)
@@ -301,5 +301,5 @@ def test_arm_is_seen_through_an_encoder_of_ones_own() -> None:
         venv.close()
     for observations in (first, second):
         assert isinstance(observations, np.ndarray)
-        assert observations.shape == (2, 6 + 21)
+        assert observations.shape == (2, 12 + 21)
         assert np.isfinite(observations).all()

@@ -41,6 +41,7 @@ from gqn_rl.agents.seeding import HELD_OUT, own_randomness, stretch_seeds
 from gqn_rl.agents.tracking import Tracker
 from gqn_rl.agents.training import TrainConfig, make_envs, train
 from gqn_rl.config import UserError
+from gqn_rl.files import locked
 
 PPO_VALUES = {"algorithm": {"id": "PPO", "kwargs": {"n_steps": 20, "batch_size": 20, "n_epochs": 2}}}
 DRIVER = """
@@ -259,12 +260,11 @@ def test_folder_with_other_things_is_refused(tmp_path: Path) -> None:
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     with (
-        RunFolder(tmp_path / "run").locked(),
-        pytest.raises(UserError, match="being trained by another process"),
-        RunFolder(tmp_path / "run").locked(),
+        locked(tmp_path / "run"),
+        pytest.raises(UserError, match="another process is at work in"),
     ):
-        pass
-    with RunFolder(tmp_path / "run").locked():  # the lock went with its holder
+        train(tmp_path / "run", toy_config(), ToyEncoder())
+    with locked(tmp_path / "run"):  # the lock went with its holder
         pass
 
 
