@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from torch import nn
 
+from gqn_rl.encoder import hash_tensors
 from gqn_rl.types import POSE_SIZE, SceneEncoder
 
 #: The observation's parts: K views of one moment, their camera poses, and (optional) the robot's own sensors.
@@ -122,10 +123,9 @@ def encoder_hash(encoder: SceneEncoder) -> str:
         return str(fingerprint() if callable(fingerprint) else fingerprint)
     digest, found = hashlib.sha256(), False
     for module in _modules(encoder):
-        for name, tensor in sorted(module.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-            found = True
+        tensors = module.state_dict()
+        hash_tensors(digest, tensors)
+        found = found or bool(tensors)
     return f"sha256:{digest.hexdigest()}" if found else f"{type(encoder).__module__}:{type(encoder).__qualname__}"
 
 

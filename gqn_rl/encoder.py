@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -81,9 +80,7 @@ class GQNEncoder(nn.Module):
         rest += [config.representation.kind, config.representation.token_stride]
         digest = hashlib.sha256(json.dumps(rest).encode())
         weights = {**self.gqn.representation.state_dict(), _MEAN: self.mean, _PROJECTION: self.projection}
-        for name, tensor in sorted(weights.items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).tobytes())
+        hash_tensors(digest, weights)
         return digest.hexdigest()[:16]
 
     def check(self, camera: Mapping[str, Any]) -> None:
@@ -165,6 +162,13 @@ class GQNEncoder(nn.Module):
         write_bytes(f"{path}.safetensors", safetensors.torch.save(tensors))
         model = self.gqn.config.to_dict()
         write_json(Path(f"{path}.json"), {**self.card, "model": model, "fingerprint": self.fingerprint})
+
+
+def hash_tensors(digest: hashlib._Hash, tensors: Mapping[str, Tensor]) -> None:
+    """Add names, types, shapes and bytes of ``tensors`` to ``digest``, in the order of their names."""
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
 
 
 def shipped_encoders() -> list[str]:

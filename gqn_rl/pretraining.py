@@ -43,7 +43,7 @@ class Ramp(Config):
 
 
 class PretrainConfig(Config):
-    """A pretraining run. The defaults are ours; ``configs/pretrain/paper_*.yaml`` hold the paper's."""
+    """A pretraining run. The defaults are ours; ``configs/pretrain/paper.yaml`` holds the paper's."""
 
     model: GQNConfig = GQNConfig()
     objective: ObjectiveConfig = ObjectiveConfig()

@@ -230,7 +230,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("kind", ["pyramid", "pool", "tower"])
 def test_the_paper_s_configuration_is_the_paper_s_preset(kind: Literal["pyramid", "pool", "tower"]) -> None:
-    config = PretrainConfig.from_yaml(ROOT / "configs" / "pretrain" / f"paper_{kind}.yaml")
+    config = PretrainConfig.from_yaml(ROOT / "configs" / "pretrain" / "paper.yaml", {"model.representation.kind": kind})
     assert config.model == GQNConfig.paper(kind)
 
 
