@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from gqn_rl.cameras import Dome, Fixed
 from gqn_rl.envs import kinova
+from gqn_rl.envs.arm_room import Appearance, room_spec, vivid_color
 from gqn_rl.envs.base import CameraMode, ObservationMode, SceneEnv, choose
 
 #: Seconds between decisions: 10 Hz, so that one decision moves the hand by centimetres.
@@ -43,17 +44,18 @@ SCENE_SPREAD: Final = np.array([0.9, 0.9, 1.2, 1.2, 1.5])
 SCENE_HAND_DISTANCE: Final = 0.8
 SCENE_HAND_HEIGHT: Final = 0.95
 
+#: The least part of the way to another draw that a perturbed factor moves. With 0.05 two scenes often differed by less
+#: than an encoder could tell for as long as it was tried, and the contrast stayed near chance.
+SMALLEST_MOVE: Final = 0.3
+
 RANDOMIZATIONS: Final = ("start", "color", "size", "textures", "light")
 
-#: Metres, half the room's side, and its height.
-ROOM: Final = (3.0, 2.4)
 #: Cameras stand here and look at the middle of the arm's workspace.
 DOME: Final = Dome(center=(0.0, 0.0, 0.4), radius=(1.7, 2.0), elevation=(20.0, 60.0))
 FIXED: Final = Fixed(
     {name: DOME.at(azimuth, 35.0) for name, azimuth in {"front": 0, "left": 100, "right": -100, "back": 180}.items()}
 )
 
-_PLAIN_FLOOR, _PLAIN_WALL = 0, 0
 #: What each entry of the state is divided by for a policy: the last nine are positions.
 _UNITS: Final = np.array([1.0] * 18 + [LENGTH_UNIT] * 9, np.float32)
 
@@ -68,7 +70,8 @@ class ArmReach(SceneEnv):
 
     - ``views``: ``images`` (K, H, W, 3) uint8; ``poses`` (K, 5) x, y, z (m), yaw, pitch (rad); ``proprio`` (21,):
       cosines and sines of the six joint angles, joint velocities as a share of their limits, and the hand's
-      position (forward kinematics, as arm controllers report it) in units of 0.25 m;
+      position (forward kinematics, as arm controllers report it) in units of 0.25 m; ``frame`` (4,): that position in
+      metres, and 0 for the yaw: where a policy sees the points of a scene vector from;
     - ``pixels``: the K images stacked by channel, (H, W, 3K) uint8;
     - ``state`` (27,): proprio, the target's position, and the vector from hand to target, in units of 0.25 m.
 
@@ -85,6 +88,7 @@ class ArmReach(SceneEnv):
     scene_factors = ("target", "arm", "appearance")
     state_groups = MappingProxyType({"hand": slice(18, 21), "target": slice(21, 24), "offset": slice(24, 27)})
     state_size, proprio_size = 27, 21
+    has_frame = True
     small_geoms = (kinova.COMMON_GROUP, kinova.SMALL_GROUP)
     detailed_geoms = (kinova.COMMON_GROUP, kinova.DETAILED_GROUP)
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": round(1 / CONTROL_STEP)}  # noqa: RUF012
@@ -118,9 +122,7 @@ class ArmReach(SceneEnv):
         model = self.model
         self._target_body = model.body("target").mocapid[0]
         self._target_geom = model.geom("target").id
-        self._floor, self._walls = model.geom("floor").id, [model.geom(f"wall_{i}").id for i in range(4)]
-        self._floor_materials = _materials(model, "floor_")
-        self._wall_materials = _materials(model, "wall_")
+        self._appearance = Appearance(model)
         self._hand = model.site(kinova.PINCH_SITE).id
         self._arm_qpos = np.array([model.joint(name).qposadr[0] for name in kinova.ARM_JOINTS])
         self._arm_qvel = np.array([model.joint(name).dofadr[0] for name in kinova.ARM_JOINTS])
@@ -155,6 +157,9 @@ class ArmReach(SceneEnv):
     def state(self) -> NDArray[np.float32]:
         hand, target = self.hand_position, self.target_position
         return np.concatenate([self._proprio(), target, target - hand]).astype(np.float32)
+
+    def frame(self) -> NDArray[np.float32]:
+        return np.array([*self.hand_position, 0.0], np.float32)
 
     def oracle(self) -> NDArray[np.float32]:
         return self.state() / _UNITS
@@ -200,12 +205,40 @@ class ArmReach(SceneEnv):
         else:
             self._draw_appearance(rng)
 
-    def _draw_arm(self, rng: np.random.Generator) -> None:
-        """Any pose about home that touches neither itself nor the floor, with the hand near where targets are."""
+    def perturb_factor(self, factor: str, rng: np.random.Generator) -> None:
+        """Move ``target`` or ``arm`` part of the way to another draw; ``appearance`` is drawn anew.
+
+        The part is log-uniform between ``SMALLEST_MOVE`` and 1. Of the arm, a random number of joints next to the
+        base, one to four, keeps still, so that scenes also differ in the hand alone.
+        """
+        choose("factor", factor, self.scene_factors)
+        if factor == "target":
+            before = self.target_position
+            while True:
+                self._draw_target(rng, near_hand=False)
+                position = before + _part(rng) * (self.target_position - before)
+                if np.hypot(*position[:2]) > TARGET_DISTANCE[0]:
+                    break
+            self.data.mocap_pos[self._target_body] = position
+            mujoco.mj_kinematics(self.model, self.data)
+        elif factor == "arm":
+            self._draw_arm(rng, before=self.data.qpos[self._arm_qpos].copy())
+        else:
+            self._draw_appearance(rng)
+
+    def _draw_arm(self, rng: np.random.Generator, before: NDArray[np.float64] | None = None) -> None:
+        """Any pose about home that touches neither itself nor the floor, with the hand near where targets are.
+
+        With ``before``, a pose part of the way from there to such a pose; see :meth:`perturb_factor`.
+        """
         while True:
             angles = kinova.HOME + np.concatenate(
                 [rng.uniform(-np.pi, np.pi, 1), rng.uniform(-SCENE_SPREAD, SCENE_SPREAD)]
             )
+            if before is not None:
+                still = rng.integers(1, len(angles) - 1)
+                move = _part(rng) * (angles - before)
+                angles = before + np.where(np.arange(len(angles)) >= still, move, 0.0)
             self._set_arm(angles)
             x, y, z = self.hand_position
             if self.data.ncon == 0 and np.hypot(x, y) < SCENE_HAND_DISTANCE and 0 < z < SCENE_HAND_HEIGHT:
@@ -230,44 +263,23 @@ class ArmReach(SceneEnv):
         size = rng.uniform(*TARGET_RADII) if "size" in self.randomize else TARGET_RADIUS
         self.model.geom_size[self._target_geom, 0] = size
         self.model.geom_rbound[self._target_geom] = size
-        color = _vivid_color(rng) if "color" in self.randomize else TARGET_COLOR
+        color = vivid_color(rng) if "color" in self.randomize else TARGET_COLOR
         self.model.geom_rgba[self._target_geom, :3] = color
         mujoco.mj_kinematics(self.model, self.data)
 
     def _draw_appearance(self, rng: np.random.Generator) -> None:
         """Floor, walls and light."""
-        floor, wall = _PLAIN_FLOOR, _PLAIN_WALL
-        if "textures" in self.randomize:
-            floor, wall = int(rng.integers(len(self._floor_materials))), int(rng.integers(len(self._wall_materials)))
-        self.model.geom_matid[self._floor] = self._floor_materials[floor]
-        self.model.geom_matid[self._walls] = self._wall_materials[wall]
-        if "light" in self.randomize:
-            self.model.light_pos[0, :2] = rng.uniform(-1.5, 1.5, 2)
-            self.model.light_diffuse[0] = rng.uniform(0.35, 0.75)
-        mujoco.mj_camlight(self.model, self.data)
+        self._appearance.draw(self.data, rng, textures="textures" in self.randomize, light="light" in self.randomize)
 
 
-def _materials(model: mujoco.MjModel, prefix: str) -> list[int]:
-    return [i for i in range(model.nmat) if model.material(i).name.startswith(prefix)]
-
-
-def _vivid_color(rng: np.random.Generator) -> NDArray[np.float64]:
-    """A saturated colour of any hue: one channel high, one low, one between."""
-    return rng.permutation([rng.uniform(0.75, 1.0), rng.uniform(0.0, 0.15), rng.uniform(0.0, 1.0)])
+def _part(rng: np.random.Generator) -> float:
+    """Log-uniform between ``SMALLEST_MOVE`` and 1."""
+    return float(np.exp(rng.uniform(np.log(SMALLEST_MOVE), 0.0)))
 
 
 def _compile() -> mujoco.MjModel:
     """The room, the arm and the ball."""
-    spec = mujoco.MjSpec()
-    spec.modelname = "arm_reach"
-    spec.option.timestep = PHYSICS_STEP
-    spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
-    spec.visual.headlight.ambient = [0.35] * 3
-    spec.visual.headlight.diffuse = [0.25] * 3
-    spec.visual.headlight.specular = [0.0] * 3
-    spec.visual.map.znear, spec.visual.map.zfar = 0.01, 20.0
-    spec.stat.extent = 1.0
-    _add_room(spec)
+    spec = room_spec("arm_reach", PHYSICS_STEP)
     kinova.add_jaco(spec)
     target = spec.worldbody.add_body(name="target", mocap=True, pos=[0.5, 0, 0.4])
     target.add_geom(
@@ -279,56 +291,3 @@ def _compile() -> mujoco.MjModel:
         conaffinity=0,
     )
     return spec.compile()
-
-
-def _add_room(spec: mujoco.MjSpec) -> None:
-    """A square room, its plain and its textured materials, and a lamp."""
-    half, height = ROOM
-    checker, gradient = mujoco.mjtBuiltin.mjBUILTIN_CHECKER, mujoco.mjtBuiltin.mjBUILTIN_GRADIENT
-    flat = mujoco.mjtBuiltin.mjBUILTIN_FLAT
-    looks = {  # material: builtin texture, first and second colour, repeats over the surface
-        "floor_plain": (checker, (0.62, 0.62, 0.6), (0.56, 0.56, 0.55), 6),
-        "floor_wood": (checker, (0.72, 0.5, 0.3), (0.6, 0.4, 0.22), 10),
-        "floor_slate": (checker, (0.35, 0.4, 0.45), (0.45, 0.5, 0.52), 4),
-        "wall_plain": (flat, (0.75, 0.8, 0.85), (0.75, 0.8, 0.85), 1),
-        "wall_sand": (gradient, (0.85, 0.75, 0.55), (0.65, 0.55, 0.4), 1),
-        "wall_sage": (gradient, (0.6, 0.75, 0.6), (0.45, 0.6, 0.5), 1),
-        "wall_brick": (checker, (0.7, 0.4, 0.35), (0.6, 0.33, 0.3), 5),
-        "wall_dusk": (gradient, (0.5, 0.45, 0.65), (0.35, 0.35, 0.5), 1),
-    }
-    for name, (builtin, first, second, repeat) in looks.items():
-        texture = spec.add_texture(name=name, type=mujoco.mjtTexture.mjTEXTURE_2D, builtin=builtin, width=64, height=64)
-        texture.rgb1, texture.rgb2 = first, second
-        material = spec.add_material(name=name, texrepeat=[repeat, repeat], specular=0.0)
-        material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = name
-    solid = {"contype": 1, "conaffinity": 1}
-    plane = mujoco.mjtGeom.mjGEOM_PLANE
-    world = spec.worldbody
-    world.add_geom(name="floor", type=plane, size=[half, half, 0.1], material="floor_plain", **solid)
-    for index, (x, y) in enumerate([(half, 0.0), (-half, 0.0), (0.0, half), (0.0, -half)]):
-        world.add_geom(
-            name=f"wall_{index}",
-            type=plane,
-            size=[half, height / 2, 0.1],
-            pos=[x, y, height / 2],
-            quat=_upright(-x / half, -y / half),
-            material="wall_plain",
-            **solid,
-        )
-    world.add_light(
-        pos=[0.0, 0.0, 2.3],
-        dir=[0.0, 0.0, -1.0],
-        type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL,
-        diffuse=[0.5] * 3,
-        specular=[0.1] * 3,
-        castshadow=True,
-    )
-
-
-def _upright(x: float, y: float) -> NDArray[np.float64]:
-    """Quaternion (4,) that turns a plane's normal to the horizontal direction (x, y), its own y axis upwards."""
-    normal, up = np.array([x, y, 0.0]), np.array([0.0, 0.0, 1.0])
-    matrix = np.stack([np.cross(up, normal), up, normal], axis=1)
-    quat = np.empty(4)
-    mujoco.mju_mat2Quat(quat, matrix.ravel())
-    return quat

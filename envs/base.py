@@ -69,6 +69,8 @@ class SceneEnv(gym.Env[Any, NDArray[np.float32]]):
     #: Lengths of the ground-truth and of the proprioception vector.
     state_size: ClassVar[int]
     proprio_size: ClassVar[int]
+    #: Whether the robot knows its own place, so that a policy may see the scene from there.
+    has_frame: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -117,6 +119,10 @@ class SceneEnv(gym.Env[Any, NDArray[np.float32]]):
     @abstractmethod
     def proprio(self) -> NDArray[np.float32]:
         """What the robot's own sensors say, float32 (P,), entries of order one."""
+
+    def frame(self) -> NDArray[np.float32]:
+        """Where the robot acts, by its own sensors: x, y, z (m) and yaw (rad), float32 (4,); if ``has_frame``."""
+        raise NotImplementedError(f"{type(self).__name__} has no frame")
 
     @abstractmethod
     def draw_factor(self, factor: str, rng: np.random.Generator) -> None:
@@ -175,7 +181,8 @@ class SceneEnv(gym.Env[Any, NDArray[np.float32]]):
         images = self.render_views(self._poses)
         if self.obs_mode == "pixels":
             return np.ascontiguousarray(images.transpose(1, 2, 0, 3)).reshape(*self.image_size, -1)
-        return {"images": images, "poses": self._poses.copy(), "proprio": self.proprio()}
+        observation = {"images": images, "poses": self._poses.copy(), "proprio": self.proprio()}
+        return {**observation, "frame": self.frame()} if self.has_frame else observation
 
     def _observation_space(self) -> spaces.Space[Any]:
         height, width = self.image_size
@@ -183,13 +190,14 @@ class SceneEnv(gym.Env[Any, NDArray[np.float32]]):
             return spaces.Box(-np.inf, np.inf, (self.state_size,), np.float32)
         if self.obs_mode == "pixels":
             return spaces.Box(0, 255, (height, width, 3 * self.views), np.uint8)
-        return spaces.Dict(
-            {
-                "images": spaces.Box(0, 255, (self.views, height, width, 3), np.uint8),
-                "poses": spaces.Box(-np.inf, np.inf, (self.views, POSE_SIZE), np.float32),
-                "proprio": spaces.Box(-np.inf, np.inf, (self.proprio_size,), np.float32),
-            }
-        )
+        parts: dict[str, spaces.Space[Any]] = {
+            "images": spaces.Box(0, 255, (self.views, height, width, 3), np.uint8),
+            "poses": spaces.Box(-np.inf, np.inf, (self.views, POSE_SIZE), np.float32),
+            "proprio": spaces.Box(-np.inf, np.inf, (self.proprio_size,), np.float32),
+        }
+        if self.has_frame:
+            parts["frame"] = spaces.Box(-np.inf, np.inf, (4,), np.float32)
+        return spaces.Dict(parts)
 
     def render(self) -> Image | None:
         """A detailed picture (*render_size, 3) uint8 in mode ``rgb_array``."""

@@ -16,12 +16,23 @@ if not (_ROOT / "envs").is_dir():  # a clone or an editable install: envs/ and a
     __path__.append(str(_ROOT.parent))
 
 
+#: Gymnasium id: class, and decisions in an episode.
+_ENVS = {
+    "gqn_rl/ArmReach-v0": ("arm:ArmReach", 25),
+    "gqn_rl/ArmPick-v0": ("pick:ArmPick", 50),
+    "gqn_rl/RoomRing-v0": ("rooms:RoomRing", 10),
+    "gqn_rl/RoomFree-v0": ("rooms:RoomFree", 10),
+    "gqn_rl/RoomNavigate-v0": ("navigate:RoomNavigate", 40),
+}
+
+
 def register_envs() -> None:
     """Register every environment of this package with Gymnasium (done on import; calling it twice is harmless)."""
     from gymnasium.envs.registration import register, registry
 
-    if "gqn_rl/ArmReach-v0" not in registry:
-        register("gqn_rl/ArmReach-v0", entry_point="gqn_rl.envs.arm:ArmReach", max_episode_steps=25)
+    for name, (entry_point, decisions) in _ENVS.items():
+        if name not in registry:
+            register(name, entry_point=f"gqn_rl.envs.{entry_point}", max_episode_steps=decisions)
 
 
 register_envs()

@@ -1,0 +1,436 @@
+"""Square rooms with coloured objects, in the likeness of the GQN's rooms, and two ways to look around in them.
+
+Eslami et al. (Science 2018) photographed square rooms with a random wall texture out of five and floor texture out of
+three, one to three objects out of seven shapes, and random colours, sizes, positions, rotations and light. Those of
+the published data sets ``rooms_ring_camera`` and ``rooms_free_camera`` measure 7 x 7 units, here metres. The shapes,
+colours and textures themselves are ours.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any, ClassVar, Final, NamedTuple
+
+import mujoco
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from gqn_rl.cameras import Dome, Fixed, look_at
+from gqn_rl.envs.base import CameraMode, ObservationMode, SceneEnv, choose
+from gqn_rl.envs.renderer import FAST, SceneRenderer
+from gqn_rl.envs.room_model import FLOORS, HALF, HEADLIGHT, SLOTS, WALLS, room_spec
+from gqn_rl.envs.shapes import SHAPES, SIZES, half_height, take_shape
+from gqn_rl.types import Pose
+
+#: Degrees, vertical. Wider than MuJoCo's 45, so that a camera at a wall sees most of the room.
+FOVY: Final = 60.0
+#: Metres that count as one in what a policy sees, so that positions are of order one.
+LENGTH_UNIT: Final = 2.0
+
+#: Degrees of the colour circle that objects' hues come from: red to magenta, cut open between the two so that hues
+#: have an order; and how far apart two objects' hues are at least, so that a colour names one object.
+HUES: Final = (0.0, 300.0)
+HUE_GAP: Final = 45.0
+SATURATION: Final = (0.75, 1.0)
+VALUE: Final = (0.65, 1.0)
+
+#: The light. At most 1 in all: beyond it colours are clipped, and with shadows in another way than without.
+LIGHT: Final = (0.85, 1.0)
+#: The lamp's part of it, and degrees of the lamp above the horizon. The rest comes from everywhere.
+LAMP: Final = (0.3, 0.5)
+LAMP_ELEVATION: Final = (45.0, 75.0)
+#: Small pictures with shadows: 5 cm of the room are a texel.
+SHADOWED: Final = replace(FAST, shadowsize=256)
+
+
+def _named(dome: Dome, azimuths: dict[str, float]) -> Fixed:
+    """Cameras at the lowest elevation of ``dome``; names and azimuths in degrees."""
+    return Fixed({name: dome.at(azimuth, dome.elevation[0]) for name, azimuth in azimuths.items()})
+
+
+#: A ring of cameras, 2.9 m from the room's axis and 1.15 m above the floor, that face the middle.
+RING: Final = Dome(center=(0.0, 0.0, 0.4), radius=(3.0, 3.0), elevation=(14.5, 14.5))
+RING_CAMERAS: Final = _named(RING, {"east": 0.0, "north": 90.0, "west": 180.0, "south": -90.0})
+#: Cameras in the room's corners, 1.6 m above the floor, that do the same.
+CORNERS: Final = Dome(center=(0.0, 0.0, 0.4), radius=(4.6, 4.6), elevation=(15.0, 15.0))
+CORNER_CAMERAS: Final = _named(
+    CORNERS, {"northeast": 45.0, "northwest": 135.0, "southwest": -135.0, "southeast": -45.0}
+)
+#: Of free cameras: metres from walls and objects, metres above the floor, degrees above the horizon.
+CAMERA_MARGIN: Final = 0.25
+CAMERA_HEIGHT: Final = (0.4, 1.2)
+CAMERA_PITCH: Final = (-20.0, 5.0)
+
+#: Geom groups: what every picture shows, what ``render()`` adds, and what no picture shows.
+COMMON_GROUP: Final = 0
+DETAILED_GROUP: Final = 1
+HIDDEN_GROUP: Final = 5
+
+#: Of one object in a state: position (3), size, colour (3), and which shape.
+_OBJECT: Final = 7 + len(SHAPES)
+#: What each entry of the state is divided by for a policy.
+_UNITS: Final = np.array(
+    [LENGTH_UNIT] * 9 + ([LENGTH_UNIT] * 3 + [1.0] * (_OBJECT - 3)) * SLOTS,
+    np.float32,
+)
+
+
+class RoomObject(NamedTuple):
+    """One object as it stands in a room."""
+
+    shape: str  #: one of :data:`gqn_rl.envs.shapes.SHAPES`
+    size: float  #: radius of a circle on the floor that it stands inside, metres
+    color: NDArray[np.float64]  #: (3,) red, green, blue in [0, 1]
+    position: NDArray[np.float64]  #: (3,) of its middle, metres
+    yaw: float  #: radians
+
+
+class Room(SceneEnv):
+    """What all rooms share: how they are built and drawn at random, and what is true of them.
+
+    The scene's factors, each drawn without regard to the others:
+
+    - ``layout``: how many objects there are, where they stand and how they are turned;
+    - ``shapes``: which shapes and sizes they have;
+    - ``colors``: their colours;
+    - ``appearance``: wall and floor textures, and the light.
+
+    Objects keep ``separation`` between their middles, more than two of the largest need, so any shapes fit any layout.
+
+    ``state`` (51,), metres: the objects' mean position (3), the position (3) of the object of lowest hue and of that
+    of highest hue, then for each object in the order of their hues (red first) position (3), size, colour (3) and
+    shape (7, one-hot); zeros for objects that are not there. Hues give an order that does not depend on what is
+    asked, so each of the three groups that probes ask for exists in every room; with one object they coincide.
+
+    Args (the others are those of :class:`SceneEnv`):
+        objects: how many objects there are at least and at most, from 1 to 3.
+        shadows: whether small views have shadows too, as ``render()`` always has; they make views slower.
+    """
+
+    scene_factors = ("layout", "shapes", "colors", "appearance")
+    state_groups = MappingProxyType({"mean": slice(0, 3), "lowest_hue": slice(3, 6), "highest_hue": slice(6, 9)})
+    state_size = 9 + SLOTS * _OBJECT
+    #: Nothing but cameras moves during an episode, so views of its different moments may be encoded together.
+    static_scene = True
+    small_geoms = (COMMON_GROUP,)
+    detailed_geoms = (COMMON_GROUP, DETAILED_GROUP)
+    #: Metres: objects' middles lie in a square of this half-width, and at least so far from each other.
+    spread: ClassVar[float] = 2.4
+    separation: ClassVar[float] = 1.9
+
+    def __init__(
+        self,
+        spec: mujoco.MjSpec,
+        *,
+        dome: Dome,
+        fixed: Fixed,
+        objects: Sequence[int],
+        shadows: bool,
+        obs_mode: ObservationMode,
+        cameras: CameraMode,
+        views: int,
+        camera_names: tuple[str, ...] | None,
+        image_size: int | tuple[int, int],
+        render_mode: str | None,
+        render_size: int | tuple[int, int],
+    ) -> None:
+        self.object_counts = _count_range(objects)
+        choose("shadows", shadows, (False, True))
+        super().__init__(
+            spec.compile(),
+            dome=dome,
+            fixed=fixed,
+            obs_mode=obs_mode,
+            cameras=cameras,
+            views=views,
+            camera_names=camera_names,
+            image_size=image_size,
+            render_mode=render_mode,
+            render_size=render_size,
+        )
+        model = self.model
+        model.vis.global_.fovy = FOVY
+        if shadows:
+            self._eyes = SceneRenderer(
+                model, *self.image_size, quality=SHADOWED, views=self.views, geom_groups=self.small_geoms
+            )
+        self._slots = np.array([model.geom(f"object_{i}").id for i in range(SLOTS)])
+        self._bodies = np.array([model.body(f"object_{i}").mocapid[0] for i in range(SLOTS)])
+        self._floor, self._walls = model.geom("floor").id, [model.geom(f"wall_{i}").id for i in range(4)]
+        self._floor_materials = [model.material(name).id for name in FLOORS]
+        self._wall_materials = [model.material(name).id for name in WALLS]
+        self._count = 1
+        self._places = np.zeros((SLOTS, 2))
+        self._yaws = np.zeros(SLOTS)
+        self._shapes = np.zeros(SLOTS, np.int64)
+        self._sizes = np.zeros(SLOTS, np.int64)
+        self._hues = np.zeros(SLOTS)
+        self._colors = np.ones((SLOTS, 3))
+        self.new_scene(np.random.default_rng(0))
+
+    # Truth ----------------------------------------------------------------------------------------------------
+
+    @property
+    def objects(self) -> tuple[RoomObject, ...]:
+        """The objects in the room."""
+        return tuple(
+            RoomObject(
+                SHAPES[self._shapes[i]],
+                SIZES[self._sizes[i]],
+                self._colors[i].copy(),
+                np.array([*self._places[i], half_height(self._shapes[i], self._sizes[i])]),
+                float(self._yaws[i]),
+            )
+            for i in range(self._count)
+        )
+
+    def state(self) -> NDArray[np.float32]:
+        everything = self.objects
+        ordered = [everything[i] for i in np.argsort(self._hues[: self._count])]
+        middles = [np.mean([each.position for each in ordered], axis=0), ordered[0].position, ordered[-1].position]
+        rows = np.zeros((SLOTS, _OBJECT))
+        for row, each in zip(rows, ordered, strict=False):
+            row[:7] = *each.position, each.size, *each.color
+            row[7 + SHAPES.index(each.shape)] = 1
+        return np.concatenate([*middles, rows.ravel()]).astype(np.float32)
+
+    def oracle(self) -> NDArray[np.float32]:
+        return self.state() / _UNITS
+
+    @property
+    def camera_metadata(self) -> dict[str, Any]:
+        return {**super().camera_metadata, "fovy": FOVY}
+
+    @property
+    def render_pose(self) -> Pose:
+        return look_at([0.0, -2.6, 6.9], [0.0, -0.3, 0.0])
+
+    def is_free(self, place: NDArray[np.floating], margin: float) -> bool:
+        """Whether ``place`` (2,) is further than ``margin`` (metres) from the walls and all circles of objects."""
+        present = slice(self._count)
+        apart = np.linalg.norm(self._places[present] - place, axis=1) - np.take(SIZES, self._sizes[present])
+        return bool(np.abs(place).max() < HALF - margin and apart.min() > margin)
+
+    # Scenes ---------------------------------------------------------------------------------------------------
+
+    def draw_factor(self, factor: str, rng: np.random.Generator) -> None:
+        """Draw ``layout``, ``shapes``, ``colors`` or ``appearance`` anew."""
+        choose("factor", factor, self.scene_factors)
+        if factor == "layout":
+            self._count = int(rng.integers(*self.object_counts, endpoint=True))
+            self._places = _apart(rng, self.spread, self.separation)
+            self._yaws = rng.uniform(-np.pi, np.pi, SLOTS)
+        elif factor == "shapes":
+            self._shapes = rng.integers(len(SHAPES), size=SLOTS)
+            self._sizes = rng.integers(len(SIZES), size=SLOTS)
+        elif factor == "colors":
+            self._hues = _distinct_hues(rng)
+            saturation, value = rng.uniform(*SATURATION, SLOTS), rng.uniform(*VALUE, SLOTS)
+            self._colors = _rgb(self._hues, saturation, value)
+        else:
+            self._draw_appearance(rng)
+        if factor != "appearance":
+            self._show_objects()
+        mujoco.mj_kinematics(self.model, self.data)
+        mujoco.mj_camlight(self.model, self.data)
+
+    def _show_objects(self) -> None:
+        """Make the model hold the objects that there are, and hide the other slots."""
+        model = self.model
+        for i, geom in enumerate(self._slots):
+            take_shape(model, geom, self._shapes[i], self._sizes[i])
+        present = np.arange(SLOTS) < self._count
+        model.geom_rgba[self._slots, :3] = self._colors
+        model.geom_group[self._slots] = np.where(present, COMMON_GROUP, HIDDEN_GROUP)
+        model.geom_contype[self._slots] = model.geom_conaffinity[self._slots] = present
+        self.data.mocap_pos[self._bodies, :2] = self._places
+        self.data.mocap_quat[self._bodies, 0] = np.cos(self._yaws / 2)
+        self.data.mocap_quat[self._bodies, 3] = np.sin(self._yaws / 2)
+
+    def _draw_appearance(self, rng: np.random.Generator) -> None:
+        model = self.model
+        model.geom_matid[self._floor] = rng.choice(self._floor_materials)
+        model.geom_matid[self._walls] = rng.choice(self._wall_materials)
+        azimuth, elevation = rng.uniform(-np.pi, np.pi), np.deg2rad(rng.uniform(*LAMP_ELEVATION))
+        towards = np.array([*(np.cos(elevation) * np.array([np.cos(azimuth), np.sin(azimuth)])), np.sin(elevation)])
+        model.light_dir[0] = -towards
+        model.light_pos[0] = 8.0 * towards  # shadows are drawn from here, so outside the room
+        model.light_diffuse[0] = rng.uniform(*LAMP)
+        model.vis.headlight.ambient[:] = rng.uniform(*LIGHT) - HEADLIGHT - model.light_diffuse[0]
+
+
+class _RoomView(Room):
+    """A camera that is driven around a room: nothing to win, all to see."""
+
+    proprio_size = 7
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 5}  # noqa: RUF012
+    #: Where cameras may stand, those with names, and how many numbers an action has.
+    rig: ClassVar[tuple[Dome, Fixed]]
+    action_size: ClassVar[int]
+
+    def __init__(
+        self,
+        *,
+        objects: Sequence[int] = (1, SLOTS),
+        shadows: bool = False,
+        obs_mode: ObservationMode = "views",
+        cameras: CameraMode = "episode",
+        views: int = 1,
+        camera_names: tuple[str, ...] | None = None,
+        image_size: int | tuple[int, int] = 64,
+        render_mode: str | None = None,
+        render_size: int | tuple[int, int] = 480,
+    ) -> None:
+        dome, fixed = self.rig
+        super().__init__(
+            room_spec(),
+            dome=dome,
+            fixed=fixed,
+            objects=objects,
+            shadows=shadows,
+            obs_mode=obs_mode,
+            cameras=cameras,
+            views=views,
+            camera_names=camera_names,
+            image_size=image_size,
+            render_mode=render_mode,
+            render_size=render_size,
+        )
+        self.action_space = spaces.Box(-1.0, 1.0, (self.action_size,), np.float32)
+
+    def proprio(self) -> NDArray[np.float32]:
+        x, y, z, yaw, pitch = self._poses[-1]
+        angles = np.array([np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch)])
+        return np.concatenate([np.array([x, y, z]) / LENGTH_UNIT, angles]).astype(np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode in a new room; takes no options."""
+        super().reset(seed=seed)
+        self.new_scene(self.np_random)
+        self._place_cameras(new_episode=True)
+        return self._observe(), {}
+
+    def step(self, action: NDArray[np.float32]) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Move the last camera by ``action``, shares of the largest moves in [-1, 1]; the reward is 0."""
+        driven = self._moved(self._poses[-1], np.clip(action, -1.0, 1.0))
+        self._place_cameras(new_episode=False)
+        self._poses = np.concatenate([self._poses[:-1], driven[None]])
+        return self._observe(), 0.0, False, False, {}
+
+    def _place_cameras(self, *, new_episode: bool) -> None:
+        if self._fixed_poses is not None and new_episode:
+            self._poses = self._fixed_poses
+        elif self._fixed_poses is None and (new_episode or self.cameras == "moving"):
+            self._poses = np.stack([self.sample_pose(self.np_random) for _ in range(self.views)])
+
+    @abstractmethod
+    def _moved(self, pose: Pose, action: NDArray[np.float32]) -> Pose:
+        """Where ``action``, in [-1, 1], takes a camera from ``pose``."""
+
+
+class RoomRing(_RoomView):
+    """Look at a room from a ring of cameras that all face its middle (``rooms_ring_camera``).
+
+    A source of scenes to record and to probe, and an environment without a task: the last of the K cameras is driven
+    along the ring, the others stay, or move at random, as ``cameras`` says.
+
+    **Action** ``Box(-1, 1, (1,))``: how far the last camera goes along the ring, as a share of 36 degrees, positive
+    counter-clockwise as seen from above.
+
+    **Observation** by ``obs_mode``:
+
+    - ``views``: ``images`` (K, H, W, 3) uint8; ``poses`` (K, 5) x, y, z (m), yaw, pitch (rad); ``proprio`` (7,): the
+      last camera's position in units of 2 m, and cosine and sine of its yaw and of its pitch;
+    - ``pixels``: the K images stacked by channel, (H, W, 3K) uint8;
+    - ``state`` (51,): ``state()`` (see :class:`Room`) with positions in units of 2 m.
+
+    **Reward**: 0. There is no success.
+
+    **Episode**: a new room, 10 decisions, truncated, never terminated. The same seed gives the same episode.
+    """
+
+    #: Metres. Objects stay well inside the ring, whose radius over the floor is 2.9.
+    spread = 1.5
+    separation = 1.15
+
+    rig = (RING, RING_CAMERAS)
+    action_size = 1
+
+    def _moved(self, pose: Pose, action: NDArray[np.float32]) -> Pose:
+        azimuth = np.rad2deg(np.arctan2(pose[1], pose[0])) + 36.0 * float(action[0])
+        return self.dome.at(azimuth, self.dome.elevation[0])
+
+
+class RoomFree(_RoomView):
+    """Look at a room from anywhere in it (``rooms_free_camera``): any yaw, small pitch, 0.4 to 1.2 m high.
+
+    A source of scenes to record and to probe, and an environment without a task: the last of the K cameras is driven
+    through the room, the others stay, or move at random, as ``cameras`` says.
+
+    **Action** ``Box(-1, 1, (3,))``: how far the last camera goes ahead, as a share of 0.5 m; how far it then turns
+    left, of 36 degrees; and tilts up, of 10 degrees. It stays where it is if walls or objects would be nearer than
+    0.25 m, and its pitch stays between -20 and 5 degrees.
+
+    **Observation**, **reward** and **episode** are those of :class:`RoomRing`.
+    """
+
+    rig = (CORNERS, CORNER_CAMERAS)
+    action_size = 3
+
+    def sample_pose(self, rng: np.random.Generator) -> Pose:
+        """A camera pose (5,) anywhere in the room, off walls and objects."""
+        x, y = free_place(self, rng, CAMERA_MARGIN)
+        pitch = np.deg2rad(rng.uniform(*CAMERA_PITCH))
+        return np.array([x, y, rng.uniform(*CAMERA_HEIGHT), rng.uniform(-np.pi, np.pi), pitch], np.float32)
+
+    def _moved(self, pose: Pose, action: NDArray[np.float32]) -> Pose:
+        x, y, z, yaw, pitch = pose
+        place = np.array([x, y]) + 0.5 * action[0] * np.array([np.cos(yaw), np.sin(yaw)])
+        if not self.is_free(place, CAMERA_MARGIN):
+            place = np.array([x, y])
+        pitch = np.clip(pitch + np.deg2rad(10.0) * action[2], *np.deg2rad(CAMERA_PITCH))
+        yaw = (yaw + np.deg2rad(36.0) * action[1] + np.pi) % (2 * np.pi) - np.pi
+        return np.array([*place, z, yaw, pitch], np.float32)
+
+
+def free_place(room: Room, rng: np.random.Generator, margin: float) -> NDArray[np.float64]:
+    """A random place (2,) in ``room`` further than ``margin`` (metres) from walls and objects."""
+    while True:
+        place = rng.uniform(margin - HALF, HALF - margin, 2)
+        if room.is_free(place, margin):
+            return place
+
+
+def _count_range(objects: Sequence[int]) -> tuple[int, int]:
+    pair = tuple(objects) if isinstance(objects, Sequence) and not isinstance(objects, str) else ()
+    whole = all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) for n in pair)
+    if len(pair) != 2 or not whole or not 1 <= pair[0] <= pair[1] <= SLOTS:
+        raise ValueError(f"objects must be (fewest, most) with 1 <= fewest <= most <= {SLOTS}, got {objects!r}")
+    return int(pair[0]), int(pair[1])
+
+
+def _apart(rng: np.random.Generator, spread: float, separation: float) -> NDArray[np.float64]:
+    """Places (SLOTS, 2), uniform over all that keep ``separation`` from each other."""
+    first, second = np.triu_indices(SLOTS, 1)
+    while True:
+        places = rng.uniform(-spread, spread, (SLOTS, 2))
+        if np.linalg.norm(places[first] - places[second], axis=1).min() >= separation:
+            return places
+
+
+def _distinct_hues(rng: np.random.Generator) -> NDArray[np.float64]:
+    """Hues (SLOTS,) in degrees, uniform over all that are at least ``HUE_GAP`` apart."""
+    low, high = HUES
+    free = np.sort(rng.uniform(low, high - (SLOTS - 1) * HUE_GAP, SLOTS))
+    return rng.permutation(free + HUE_GAP * np.arange(SLOTS))
+
+
+def _rgb(hue: NDArray[np.float64], saturation: NDArray[np.float64], value: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Red, green and blue (N, 3) in [0, 1] of hue (degrees), saturation and value, each (N,)."""
+    sector = (hue[:, None] / 60 + np.array([5.0, 3.0, 1.0])) % 6
+    share = np.clip(np.minimum(sector, 4 - sector), 0, 1)
+    return value[:, None] * (1 - saturation[:, None] * share)

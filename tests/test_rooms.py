@@ -1,0 +1,365 @@
+"""Rooms: what is drawn at random keeps its laws, and what is seen is what is there."""
+
+from __future__ import annotations
+
+import colorsys
+import itertools
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import gymnasium as gym
+import mujoco
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from stable_baselines3.common.env_checker import check_env as sb3_check_env
+
+import gqn_rl  # noqa: F401 - registers the environments
+from gqn_rl.cameras import project
+from gqn_rl.data import photograph
+from gqn_rl.envs.navigate import RoomNavigate
+from gqn_rl.envs.renderer import SceneRenderer
+from gqn_rl.envs.room_model import FLOORS, HALF, WALLS, empty_room_spec, room_spec
+from gqn_rl.envs.rooms import CAMERA_MARGIN, FOVY, HUE_GAP, LENGTH_UNIT, SHADOWED, Room, RoomFree, RoomRing
+from gqn_rl.envs.shapes import SHAPES, SIZES, add_shape, half_height, take_shape
+from gqn_rl.types import SceneSource
+
+VIEWERS = {"gqn_rl/RoomRing-v0": RoomRing, "gqn_rl/RoomFree-v0": RoomFree}
+CLASSES = (RoomRing, RoomFree, RoomNavigate)
+
+
+@contextmanager
+def room(kind: type[Room], **kwargs: Any) -> Iterator[Any]:
+    env = kind(**kwargs)
+    try:
+        yield env
+    finally:
+        env.close()
+
+
+def scenes(env: Room, count: int) -> Iterator[int]:
+    for seed in range(count):
+        env.new_scene(np.random.default_rng(seed))
+        yield seed
+
+
+def _flat(observation: Any) -> list[np.ndarray]:
+    return list(observation.values()) if isinstance(observation, dict) else [observation]
+
+
+# Environments ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("env_id", VIEWERS)
+@pytest.mark.parametrize(
+    ("obs_mode", "cameras", "views"),
+    [
+        ("views", "fixed", 2),
+        ("views", "episode", 1),
+        ("views", "moving", 3),
+        ("pixels", "episode", 1),
+        ("state", "fixed", 1),
+    ],
+)
+def test_passes_both_checkers(env_id: str, obs_mode: str, cameras: str, views: int) -> None:
+    with warnings.catch_warnings():
+        # Both advise against spaces that are what they are: five-dimensional images, unbounded metres.
+        warnings.simplefilter("ignore")
+        env = gym.make(env_id, obs_mode=obs_mode, cameras=cameras, views=views, render_mode="rgb_array", render_size=32)
+        assert isinstance(env.unwrapped, VIEWERS[env_id])
+        check_env(env.unwrapped)
+        sb3_check_env(env.unwrapped)
+        env.close()
+
+
+@pytest.mark.parametrize("kind", VIEWERS.values())
+@pytest.mark.parametrize("cameras", ["fixed", "episode", "moving"])
+def test_same_seed_same_episode(kind: type[Room], cameras: str) -> None:
+    def episode(env: Room, seed: int) -> list[np.ndarray]:
+        seen = _flat(env.reset(seed=seed)[0])
+        for action in np.random.default_rng(0).uniform(-1, 1, (3, *env.action_space.shape)):
+            seen += _flat(env.step(action)[0])
+        return seen
+
+    with room(kind, cameras=cameras, views=2) as env, room(kind, cameras=cameras, views=2) as fresh:
+        first, other, again, elsewhere = episode(env, 7), episode(env, 8), episode(env, 7), episode(fresh, 7)
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(first, elsewhere, strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize("kind", VIEWERS.values())
+def test_the_action_drives_the_last_camera_and_the_mode_says_what_the_others_do(kind: type[Room]) -> None:
+    for mode, others_move in {"fixed": False, "episode": False, "moving": True}.items():
+        with room(kind, cameras=mode, views=3) as env:
+            before = env.reset(seed=0)[0]["poses"]
+            start = env.camera_poses
+            after = env.step(-np.ones(env.action_space.shape, np.float32))[0]["poses"]
+            env.reset()
+            assert (not np.array_equal(before[:2], after[:2])) == others_move
+            assert not np.array_equal(before[2], after[2])
+            assert np.array_equal(before, start)
+            assert np.array_equal(env.camera_poses, before) == (mode == "fixed")
+
+
+def test_a_ring_camera_stays_on_the_ring_and_faces_the_middle() -> None:
+    with room(RoomRing, obs_mode="state") as env:
+        env.reset(seed=0)
+        azimuths = []
+        for _ in range(11):
+            pose = env.camera_poses[-1]
+            np.testing.assert_allclose(np.linalg.norm(pose[:3] - env.dome.center), 3.0, rtol=1e-5)
+            np.testing.assert_allclose(project(env.dome.center, pose, FOVY, 64, 64), [31.5, 31.5], atol=1e-3)
+            azimuths.append(np.arctan2(pose[1], pose[0]))
+            env.step(np.ones(1, np.float32))
+        np.testing.assert_allclose(np.diff(np.unwrap(azimuths)), np.deg2rad(36), atol=1e-5)
+
+
+def test_a_driven_camera_stays_where_it_may_be() -> None:
+    with room(RoomFree, obs_mode="state") as env:
+        moves = 0
+        for seed in range(20):
+            env.reset(seed=seed)
+            rng = np.random.default_rng(seed)
+            for _ in range(40):
+                before = env.camera_poses[-1]
+                env.step(np.array([1.0, rng.uniform(-0.2, 1), rng.uniform(-1, 1)]))
+                pose = env.camera_poses[-1]
+                assert env.is_free(pose[:2], CAMERA_MARGIN - 1e-6)
+                assert np.deg2rad(-20.001) < pose[4] < np.deg2rad(5.001)
+                moves += not np.array_equal(before[:2], pose[:2])
+        assert moves > 100
+
+
+# Scenes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_objects_overlap_neither_each_other_nor_walls_nor_cameras(kind: type[Room]) -> None:
+    with room(kind, obs_mode="state") as env:
+        counts, shapes, sizes, looks = set(), set(), set(), set()
+        for seed in scenes(env, 300):
+            objects = env.objects
+            for each in objects:
+                assert np.abs(each.position[:2]).max() + each.size < HALF
+            for one, other in itertools.combinations(objects, 2):
+                assert np.linalg.norm((one.position - other.position)[:2]) > one.size + other.size
+            pose = env.sample_pose(np.random.default_rng(seed))
+            assert all(np.linalg.norm(pose[:2] - each.position[:2]) > each.size for each in objects)
+            counts.add(len(objects))
+            shapes |= {each.shape for each in objects}
+            sizes |= {each.size for each in objects}
+            looks.add(
+                (env.model.geom_matid[env.model.geom("wall_0").id], env.model.geom_matid[env.model.geom("floor").id])
+            )
+        assert (counts, shapes, sizes) == ({1, 2, 3}, set(SHAPES), set(SIZES))
+        assert len(looks) == len(WALLS) * len(FLOORS) == 15
+
+
+@pytest.mark.parametrize("shape", range(len(SHAPES)), ids=SHAPES)
+def test_a_shape_stands_on_the_floor_inside_its_circle(shape: int) -> None:
+    """At any yaw, an object whose circle touches the wall is not in the wall."""
+    model = room_spec().compile()
+    data = mujoco.MjData(model)
+    geom, floor, wall = (model.geom(name).id for name in ("object_0", "floor", "wall_0"))
+    for size, radius in enumerate(SIZES):
+        take_shape(model, geom, shape, size)
+        gaps = []
+        for yaw in np.linspace(0, 2 * np.pi, 60):
+            data.mocap_pos[0, :2] = HALF - radius, 0.3
+            data.mocap_quat[0] = [np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)]
+            mujoco.mj_kinematics(model, data)
+            gaps.append(mujoco.mj_geomDistance(model, data, wall, geom, 5.0, None))
+            on_floor = mujoco.mj_geomDistance(model, data, floor, geom, 5.0, None)
+            np.testing.assert_allclose(on_floor, 0, atol=1e-6)
+        assert 0 <= min(gaps) < 0.5 * radius
+        above, hit = np.array([HALF - radius + 1e-4, 0.3 + 1e-4, 3.0]), np.zeros(1, np.int32)  # a ray may miss the tip
+        down = mujoco.mj_ray(model, data, above, np.array([0.0, 0.0, -1.0]), None, 1, -1, hit)
+        assert hit[0] == geom
+        np.testing.assert_allclose(3.0 - down, 2 * half_height(shape, size), atol=1e-3)
+
+
+def test_colours_are_vivid_and_far_apart() -> None:
+    with room(RoomRing, obs_mode="state", objects=(3, 3)) as env:
+        for _ in scenes(env, 200):
+            hsv = np.array([colorsys.rgb_to_hsv(*each.color) for each in env.objects])
+            hues = 360 * hsv[:, 0]
+            gaps = [abs(a - b) for a, b in itertools.combinations(hues, 2)]
+            assert min(gaps) >= HUE_GAP - 1e-6
+            assert 360 - max(gaps) >= HUE_GAP  # round the circle as well
+            assert (hsv[:, 1] > 0.749).all()
+            assert (hsv[:, 2] > 0.649).all()
+
+
+@pytest.mark.parametrize("shadows", [False, True])
+def test_pictures_equal_those_of_a_model_with_the_visible_objects_only(shadows: bool) -> None:
+    """Taking on shapes and hiding slots, against compiling just what is there."""
+    with room(RoomFree, shadows=shadows) as env:
+        for seed in scenes(env, 12):
+            spec = empty_room_spec()
+            for index, each in enumerate(env.objects):
+                half = each.yaw / 2
+                body = spec.worldbody.add_body(
+                    name=f"thing_{index}", pos=[*each.position[:2], 0], quat=[np.cos(half), 0, 0, np.sin(half)]
+                )
+                geom = add_shape(body, f"thing_{index}", each.shape, SIZES.index(each.size))
+                geom.rgba = [*each.color, 1]
+            model = spec.compile()
+            for name in ("floor", "wall_0", "wall_1", "wall_2", "wall_3"):
+                material = env.model.material(env.model.geom(name).matid[0]).name
+                model.geom_matid[model.geom(name).id] = model.material(material).id
+            for field in ("light_dir", "light_pos", "light_diffuse"):
+                getattr(model, field)[:] = getattr(env.model, field)
+            model.vis.headlight.ambient[:] = env.model.vis.headlight.ambient
+            model.vis.global_.fovy = FOVY
+            data = mujoco.MjData(model)
+            mujoco.mj_forward(model, data)
+            poses = np.stack([env.sample_pose(np.random.default_rng([seed, i])) for i in range(4)])
+            options = {"quality": SHADOWED} if shadows else {}
+            renderer = SceneRenderer(model, 64, 64, **options)
+            expected = renderer.render(data, poses)
+            renderer.close()
+            assert np.array_equal(env.render_views(poses), expected)
+
+
+def test_shadows_darken_and_nothing_else() -> None:
+    with room(RoomRing) as plain, room(RoomRing, shadows=True) as shaded:
+        darker = 0
+        for seed in scenes(plain, 6):
+            shaded.new_scene(np.random.default_rng(seed))
+            pose = plain.sample_pose(np.random.default_rng(seed))
+            change = shaded.render_view(pose).astype(int) - plain.render_view(pose)
+            assert change.max() <= 2
+            darker += int((change < -20).sum())
+        assert darker > 500
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_objects_are_where_their_projection_says(kind: type[Room]) -> None:
+    with room(kind, objects=(1, 1)) as env:
+        checked = 0
+        for seed in scenes(env, 40):
+            (each,) = env.objects
+            for view in range(6):
+                pose = env.sample_pose(np.random.default_rng([seed, view]))
+                place = project(each.position, pose, FOVY, 64, 64)
+                if not ((place > 0) & (place < 63)).all():  # not for nan either: that is behind the camera
+                    continue
+                seen = env.render_view(pose)[tuple(np.rint(place).astype(int))] / 255
+                hue, _, _ = colorsys.rgb_to_hsv(*each.color)
+                off = (colorsys.rgb_to_hsv(*seen)[0] - hue + 0.5) % 1 - 0.5
+                assert abs(off) < 0.06, (seed, view, each, seen)
+                checked += 1
+        assert checked >= 20
+
+
+# Factors --------------------------------------------------------------------------------------------------------
+
+
+def _factors(env: Room) -> dict[str, bytes]:
+    """What of the model and its data belongs to each factor."""
+    model, data = env.model, env.data
+    geoms = [model.geom(f"object_{i}").id for i in range(3)]
+    bodies = [model.body(f"object_{i}").mocapid[0] for i in range(3)]
+    parts = {
+        "layout": [model.geom_group[geoms], model.geom_contype[geoms], data.mocap_pos[bodies], data.mocap_quat[bodies]],
+        "shapes": [model.geom_type[geoms], model.geom_size[geoms], model.geom_dataid[geoms]],
+        "colors": [model.geom_rgba[geoms]],
+        "appearance": [model.geom_matid, model.light_dir, model.light_diffuse, model.vis.headlight.ambient],
+    }
+    return {
+        factor: b"".join(np.ascontiguousarray(array).tobytes() for array in arrays) for factor, arrays in parts.items()
+    }
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_drawing_one_factor_leaves_the_others(kind: type[Room]) -> None:
+    with room(kind, obs_mode="state") as env:
+        assert isinstance(env, SceneSource)
+        for seed, factor in itertools.product(range(20), env.scene_factors):
+            env.new_scene(np.random.default_rng(seed))
+            before = _factors(env)
+            env.draw_factor(factor, np.random.default_rng([seed, 1]))
+            assert {name for name, value in _factors(env).items() if value != before[name]} == {factor}
+
+
+def test_factors_make_the_same_scene_in_any_order() -> None:
+    with room(RoomRing) as env:
+        pose = env.sample_pose(np.random.default_rng(0))
+        seen = []
+        for order in (env.scene_factors, env.scene_factors[::-1]):
+            env.new_scene(np.random.default_rng(99))
+            for factor in order:
+                env.draw_factor(factor, np.random.default_rng(len(factor)))
+            seen.append((env.state(), env.render_view(pose)))
+        assert np.array_equal(seen[0][0], seen[1][0])
+        assert np.array_equal(seen[0][1], seen[1][1])
+
+
+def test_an_unknown_factor_is_named_with_the_valid_ones() -> None:
+    with room(RoomRing, obs_mode="state") as env, pytest.raises(ValueError, match="layout, shapes, colors, appearance"):
+        env.draw_factor("sizes", np.random.default_rng(0))
+
+
+def test_state_lists_objects_by_hue() -> None:
+    with room(RoomFree, obs_mode="state") as env:
+        for _ in scenes(env, 50):
+            state = env.state()
+            assert len(state) == env.state_size
+            objects = sorted(env.objects, key=lambda each: colorsys.rgb_to_hsv(*each.color)[0])
+            rows = state[9:].reshape(3, -1)
+            for row, each in itertools.zip_longest(rows, objects):
+                if each is None:
+                    assert not row.any()
+                    continue
+                np.testing.assert_allclose(row[:7], [*each.position, each.size, *each.color], rtol=1e-6)
+                assert SHAPES[int(np.argmax(row[7:]))] == each.shape
+                assert row[7:].sum() == 1
+            groups = {name: state[part] for name, part in env.state_groups.items()}
+            np.testing.assert_allclose(groups["mean"], np.mean([each.position for each in objects], axis=0), atol=1e-6)
+            np.testing.assert_allclose(groups["lowest_hue"], objects[0].position, rtol=1e-6)
+            np.testing.assert_allclose(groups["highest_hue"], objects[-1].position, rtol=1e-6)
+            np.testing.assert_allclose(env.oracle()[:9] * LENGTH_UNIT, state[:9], rtol=1e-6)
+            assert np.abs(env.oracle()).max() < 1.5
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_is_photographed_as_a_recording_does(kind: type[Room]) -> None:
+    with room(kind) as env:
+        views, states = photograph(env, seed=3, scenes=4, views=2, sample_pose=env.sample_pose)
+        assert views.images.shape == (4, 2, 64, 64, 3)
+        assert len({state.tobytes() for state in states}) == 4
+        assert env.camera_metadata["fovy"] == FOVY
+        again, _ = photograph(env, seed=3, scenes=4, views=2, sample_pose=env.sample_pose)
+        assert np.array_equal(views.images, again.images)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "words"),
+    [
+        ({"objects": (0, 3)}, r"objects must be \(fewest, most\) with 1 <= fewest <= most <= 3, got \(0, 3\)"),
+        ({"objects": (2, 1)}, "objects"),
+        ({"objects": (1, 4)}, "objects"),
+        ({"objects": 2}, "objects"),
+        ({"objects": "ab"}, "objects"),
+        ({"objects": (1.0, 2.0)}, "objects"),
+        ({"shadows": "soft"}, "shadows must be one of False, True; got 'soft'"),
+        ({"obs_mode": "video"}, "views, pixels, state"),
+        ({"cameras": "fixed", "camera_names": ("top",)}, "valid cameras: east, north, south, west"),
+    ],
+)
+def test_bad_options_are_named_with_the_valid_choices(kwargs: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        RoomRing(**kwargs)
+
+
+def test_render_shows_the_whole_room() -> None:
+    with room(RoomRing, obs_mode="state", render_mode="rgb_array", render_size=(90, 160), objects=(3, 3)) as env:
+        env.reset(seed=0)
+        for corner in itertools.product((-HALF, HALF), (-HALF, HALF), (0.0,)):
+            row, column = project(np.array(corner), env.render_pose, FOVY, 90, 160)
+            assert 0 <= row < 90
+            assert 0 <= column < 160
+        assert env.render().shape == (90, 160, 3)
