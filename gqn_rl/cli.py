@@ -16,6 +16,7 @@ from gqn_rl.config import UserError, parse_override, read_yaml
 from gqn_rl.types import RenderError
 
 if TYPE_CHECKING:
+    from gqn_rl.data import SceneDataset
     from gqn_rl.types import SceneEncoder, SceneSource
 
 #: What ``train`` does when it is told nothing.
@@ -246,8 +247,14 @@ def make_scene_source(env_id: str, env_kwargs: Mapping[str, Any]) -> SceneSource
 
 def _pretrain_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", nargs="?", default="pretrain/arm_reach", help="a YAML file, or a name")
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a recording")
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="DIR",
+        help="a recording, or deepmind:NAME:/path, a set that DeepMind published (see docs/pretraining.md)",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run's folder, the encoder's later")
+    parser.add_argument("--scenes", type=_positive, metavar="N", help="how many of a published set are converted")
     parser.add_argument("--steps", type=_positive, metavar="N", help="training steps")
     parser.add_argument("--seed", type=_not_negative, metavar="N", help="of weights, batches and noise")
     parser.add_argument("--device", default="auto", metavar="D", help="cpu, cuda or auto (default)")
@@ -259,7 +266,8 @@ def _pretrain_options(parser: argparse.ArgumentParser) -> None:
 def _pretrain(options: argparse.Namespace) -> None:
     """Pretrain a GQN, without labels, on a recording, and freeze its encoder.
 
-    A run that was stopped, by Ctrl-C or a crash, goes on with the same command.
+    A run that was stopped, by Ctrl-C or a crash, goes on with the same command. Several processes, GPUs or machines
+    share each batch when torchrun starts the command: torchrun --nproc-per-node 2 train.py pretrain ...
 
     Example:
       gqn-rl pretrain --data data/arm-reach --out encoders/arm-reach
@@ -268,27 +276,49 @@ def _pretrain(options: argparse.Namespace) -> None:
 
     from gqn_rl.agents.interrupts import StopRequest
     from gqn_rl.agents.tracking import Tracker, check_tracking
-    from gqn_rl.data import SceneDataset
-    from gqn_rl.pretrain_run import claim, run
+    from gqn_rl.deepmind import PREFIX, find_layout, parse_spec
+    from gqn_rl.parallel import joined
+    from gqn_rl.pretrain_run import claim, follow, run
     from gqn_rl.pretraining import PretrainConfig, Pretraining
 
     overrides = _given(steps=options.steps, seed=options.seed)
+    if options.data.startswith(PREFIX):
+        overrides["model.fovy"] = find_layout(parse_spec(options.data)[0]).fovy
     overrides.update(parse_override(text) for text in options.overrides)
     config = PretrainConfig.from_yaml(find_config(options.config), overrides)
     check_tracking(options.wandb)
     claim(options.out, config)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    device = _device(options.device)
-    pretraining = Pretraining(config, SceneDataset(options.data), device)
-    options.out.mkdir(parents=True, exist_ok=True)
-    tracker = Tracker(options.wandb, options.out, options.out.name, config.to_dict())
-    try:
-        with StopRequest() as request:
+    dataset = _open_data(options.data, options.scenes, config.model.image_size)
+    with joined(_device(options.device)) as (world, device), StopRequest() as request:
+        pretraining = Pretraining(config, dataset, device, world)
+        options.out.mkdir(parents=True, exist_ok=True)
+        if not world.leads:
+            follow(pretraining, options.out, lambda: request.received)
+            return
+        tracker = Tracker(options.wandb, options.out, options.out.name, config.to_dict())
+        try:
             run(pretraining, options.out, tracker.log, lambda: request.received)
-    finally:
-        tracker.close()
+        finally:
+            tracker.close()
     print(f"{options.out}: encoder.safetensors, encoder.json, gallery.png. Judge it: gqn-rl probe {options.out}")
+
+
+def _open_data(data: str, scenes: int | None, image_size: tuple[int, int]) -> SceneDataset:
+    """A recording by its folder, or a published set, which is converted the first time."""
+    from gqn_rl.data import SceneDataset
+    from gqn_rl.deepmind import PREFIX, default_scenes, open_deepmind, parse_spec
+
+    if not data.startswith(PREFIX):
+        if scenes is not None:
+            raise UserError(f"--scenes is for published sets ({PREFIX}NAME:/path); a recording is taken whole")
+        return SceneDataset(data)
+    from tqdm import tqdm
+
+    count = scenes or default_scenes(parse_spec(data)[0])
+    with tqdm(total=count, unit="scene", desc="converting", leave=False, disable=None) as bar:
+        return open_deepmind(data, Path("data") / "deepmind", count, _advance(bar), image_size)
 
 
 def _device(name: str) -> str:
@@ -306,51 +336,134 @@ def _device(name: str) -> str:
 
 
 def _probe_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("encoder", metavar="ENCODER", help="a shipped name, or the folder of a pretraining run")
+    parser.add_argument(
+        "encoder", metavar="ENCODER", help="a shipped name, the folder of a pretraining run, or module:Class"
+    )
+    parser.add_argument("--env", metavar="ID", help="another scene source than the one the encoder was trained on")
     parser.add_argument("--scenes", type=_several, default=5_000, metavar="N", help="held out (default: 5000)")
     parser.add_argument("--seed", type=_positive, default=1_000_003, metavar="N", help="another than the training's")
     parser.add_argument(
-        "--outside", type=_above_zero, metavar="DEGREES", help="look from above the training dome instead"
+        "--outside",
+        type=_above_zero,
+        default=15.0,
+        metavar="DEGREES",
+        help="how far above the training dome cameras outside stand at most (default: 15)",
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where probe.csv and probe.png go")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where tables, pictures and probe.json go")
 
 
 def _probe(options: argparse.Namespace) -> None:
     """Measure what a linear probe reads off a frozen encoder, on scenes it has never seen.
 
-    Half of the scenes fit the probe, half score it. Also draws views from unseen sides.
+    Half of the scenes fit a probe for each quantity, with cameras in the dome that the encoder was
+    trained on. The other half scores it, with cameras in the dome and with cameras above it: there
+    the very same probe is used, which tells whether the vector means the same from cameras that it
+    never saw. A GQN also draws views from unseen sides.
 
     Example:
       gqn-rl probe arm-reach --scenes 5000 --out runs/probe
     """
-    from gqn_rl.data import photograph
-    from gqn_rl.encoder import GQNEncoder
-    from gqn_rl.probe_report import judge_drawing, print_table, write_gallery, write_table
-    from gqn_rl.probes import probe_encoder
+    import contextlib
 
-    encoder = GQNEncoder.from_pretrained(options.encoder)
-    recipe = encoder.card.get("data")
+    from tqdm import tqdm
+
+    from gqn_rl.agents.interrupts import StopRequest
+    from gqn_rl.agents.vec_scene import encoder_hash
+    from gqn_rl.encoder import GQNEncoder, load_encoder
+    from gqn_rl.files import locked
+    from gqn_rl.probe_report import DRAWN, claim, examine, gqn_of, print_table, write_report
+    from gqn_rl.probes import OUTSIDE, ProbePlan, camera_regions
+
+    if options.out is not None:
+        claim(options.out)
+    encoder = load_encoder(options.encoder)
+    card = encoder.card if isinstance(encoder, GQNEncoder) else {}
+    env, env_kwargs = _scenes_to_probe(options, card.get("data"))
+    draws = gqn_of(encoder) is not None
+    with contextlib.ExitStack() as stack:
+        source = make_scene_source(env, env_kwargs)
+        stack.callback(getattr(source, "close", lambda: None))
+        if isinstance(encoder, GQNEncoder):
+            encoder.check(source.camera_metadata)
+        if not draws and not source.state_groups:
+            raise UserError(f"nothing to measure: {env} names no state_groups, and {options.encoder} has no GQN")
+        regions = camera_regions(source, options.outside)
+        plan = ProbePlan(options.seed, options.scenes, regions, DRAWN if draws else 0)
+        if options.out is not None:
+            stack.enter_context(locked(options.out))
+            claim(options.out)
+        with StopRequest() as request, tqdm(total=plan.frames, unit="frame", smoothing=0, disable=None) as bar:
+
+            def progress(frames: int) -> None:
+                bar.update(frames)
+                if request.received:
+                    raise KeyboardInterrupt("interrupted; nothing is written, and the same command starts anew")
+
+            bar.write(f"looking at {plan.scenes:,} held-out scenes of {env} ...")
+            sys.stdout.flush()
+            findings = examine(encoder, source, plan, progress)
+        print_table(findings)
+        if OUTSIDE not in regions:
+            print(f"cameras inside only: {env} has no `dome` with room above it")
+        if not draws:
+            print(f"no unseen views drawn: {options.encoder} has no GQN")
+        if options.out is not None:
+            facts = {
+                "encoder": encoder_hash(encoder),
+                "env": env,
+                "env_kwargs": dict(env_kwargs),
+                "renderer": source.camera_metadata["renderer"],
+                "seed": plan.seed,
+                "scenes": plan.scenes,
+                "outside_degrees": options.outside if OUTSIDE in regions else None,
+            }
+            written = write_report(options.out, findings, facts)
+            print(f"{options.out}: {', '.join(path.name for path in written)}")
+
+
+def _scenes_to_probe(options: argparse.Namespace, recipe: Mapping[str, Any] | None) -> tuple[str, Mapping[str, Any]]:
+    """The environment's id and keyword arguments: what ``--env`` says, or the training ``recipe``'s."""
+    from gqn_rl.hub import find_reference
+
+    if options.env is not None and (recipe is None or options.env != recipe["env"]):
+        return options.env, {}
     if recipe is None:
-        raise UserError(f"the card of {options.encoder} does not say what it was trained on (no `data`)")
-    source = make_scene_source(recipe["env"], recipe["env_kwargs"])
-    encoder.check(source.camera_metadata)
-    sample_pose = source.sample_pose
-    if options.outside is not None:
-        dome = getattr(source, "dome", None)
-        if dome is None:
-            raise UserError(f"env {recipe['env']!r} has no camera dome to look from outside of")
-        sample_pose = dome.outside(options.outside).sample
+        raise UserError(f"{options.encoder} does not say what it was trained on; give its scenes with --env")
+    if (
+        options.env is None and find_reference(options.encoder) is not None
+    ):  # an environment's name is code that gets imported
+        raise UserError(
+            f"{options.encoder} says it was trained on {recipe['env']}; if you trust that, say it with --env"
+        )
+    if recipe["env"].startswith("deepmind:"):
+        raise UserError(f"{options.encoder} was trained on {recipe['env']}, which cannot be rendered; give --env")
     if options.seed == recipe["seed"]:
         raise UserError(f"--seed {options.seed} is the training recording's; held-out scenes need another")
-    print(f"rendering {options.scenes} held-out scenes of {recipe['env']} ...", flush=True)
-    views, states = photograph(source, options.seed, options.scenes, 4, sample_pose)
-    rows = probe_encoder(encoder, views, states, source.state_groups)
-    drawing = judge_drawing(encoder, views)
-    print_table(rows, drawing)
-    if options.out is not None:
-        write_table(options.out / "probe.csv", rows)
-        write_gallery(options.out / "probe.png", encoder, views)
-        print(f"wrote {options.out}/probe.csv and probe.png")
+    return recipe["env"], recipe["env_kwargs"]
+
+
+# push ---------------------------------------------------------------------------------------------------------
+
+
+def _push_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("encoder", metavar="ENCODER", help="a shipped name, or the folder of a pretraining run")
+    parser.add_argument("repository", metavar="REPO", help="owner/name or owner/name@branch; made if there is none")
+    parser.add_argument("--private", action="store_true", help="nobody but the owner may see the repository")
+
+
+def _push(options: argparse.Namespace) -> None:
+    """Publish a frozen encoder in a repository of the Hugging Face Hub.
+
+    Its weights, its card and a page that describes it go there in one commit. Then --encoder REPO
+    loads it anywhere. Log in first: hf auth login, or HF_TOKEN.
+
+    Example:
+      gqn-rl push encoders/arm-reach my-name/arm-reach --private
+    """
+    from gqn_rl.encoder import GQNEncoder
+
+    commit = GQNEncoder.from_pretrained(options.encoder).push_to_hub(options.repository, private=options.private)
+    print(f"{commit}\nTrain with it: gqn-rl train --encoder {options.repository}")
 
 
 # doctor -------------------------------------------------------------------------------------------------------
@@ -450,6 +563,7 @@ COMMANDS: Final[
     "record": (_record_options, _record, "photograph random scenes to pretrain on"),
     "pretrain": (_pretrain_options, _pretrain, "pretrain a GQN on a recording"),
     "probe": (_probe_options, _probe, "measure what a frozen encoder knows"),
+    "push": (_push_options, _push, "publish an encoder on the Hugging Face Hub"),
     "doctor": (_doctor_options, _doctor, "check rendering here"),
 }
 

@@ -1,72 +1,280 @@
-"""What ``probe`` shows: a table, a CSV, and held-out scenes drawn from sides that the encoder has not seen."""
+"""What ``probe`` leaves: a table, two CSV files, a summary in JSON, and pictures of what an encoder knows.
+
+The folder::
+
+    probe.csv           a row for each camera region, quantity and number of views
+    probe_drawing.csv   a row for each camera region: how well unseen views are drawn (encoders with a GQN only)
+    probe.png           held-out scenes: context views | an unseen view | its prior-mean image (the same)
+    probe_errors.png    predicted against true positions, and how the errors are distributed
+    probe.json          all figures and how they came about, fit to be the entry ``probes`` of an encoder's card;
+                        written last, it marks the probe as finished
+"""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from gqn_rl.encoder import GQNEncoder
-from gqn_rl.files import atomic_path
+from gqn_rl.config import UserError
+from gqn_rl.files import atomic_path, write_json
+from gqn_rl.gqn import GQN
 from gqn_rl.pictures import grid, save_png, to_uint8
-from gqn_rl.probes import ProbeRow
-from gqn_rl.types import Views
+from gqn_rl.probes import COUNTS, INSIDE, ProbePlan, Reading, Shots, photograph, probe_encoder
+from gqn_rl.types import SceneEncoder, SceneSource, Views
+
+#: Scenes of which an unseen view is drawn, and those of them that the gallery shows.
+DRAWN: Final = 1_000
+GALLERY: Final = 8
+#: Written last.
+SUMMARY: Final = "probe.json"
+READINGS, DRAWINGS, GALLERY_PICTURE, ERRORS = "probe.csv", "probe_drawing.csv", "probe.png", "probe_errors.png"
+
+
+def claim(folder: Path) -> None:
+    """Raise :class:`UserError` unless ``folder`` is free for a probe, or holds an unfinished one."""
+    if (folder / SUMMARY).exists():
+        raise UserError(f"{folder} holds a finished probe, which is never overwritten; choose another --out")
+    if folder.is_dir():
+        ours = {".lock", READINGS, DRAWINGS, GALLERY_PICTURE, ERRORS}
+        strangers = sorted({path.name for path in folder.iterdir() if not path.name.startswith(".probe")} - ours)
+        if strangers:
+            raise UserError(f"{folder} is not empty and holds no probe (it has {strangers[0]}); choose another --out")
+
+
+class Findings(NamedTuple):
+    """All that a probe found out."""
+
+    readings: list[Reading]  #: none from a source without state groups
+    drawings: list[Drawing]  #: one for each camera region; none by an encoder without a GQN
+    gallery: list[list[NDArray[np.uint8]]]  #: rows of images: context views, the unseen view, its prior-mean image
+
+
+def examine(
+    encoder: SceneEncoder, source: SceneSource, plan: ProbePlan, progress: Callable[[int], None] = lambda frames: None
+) -> Findings:
+    """Carry out ``plan``; ``progress`` is called with the number of images just rendered."""
+    shots = photograph(source, plan, progress)
+    gqn = gqn_of(encoder)
+    if gqn is None:
+        return Findings(probe_encoder(encoder, shots, source.state_groups), [], [])
+    judge = DrawingJudge(gqn)
+    readings = probe_encoder(encoder, judge.watch(shots), source.state_groups)
+    return Findings(readings, judge.drawings(), judge.gallery)
+
+
+def gqn_of(encoder: SceneEncoder) -> GQN | None:
+    """The network by which ``encoder`` can draw what it imagines: its attribute ``gqn``, if it is one."""
+    gqn = getattr(encoder, "gqn", None)
+    return gqn if isinstance(gqn, GQN) else None
+
+
+# Drawing ------------------------------------------------------------------------------------------------------
 
 
 class Drawing(NamedTuple):
-    """How well views from unseen sides are imagined, from three context views."""
+    """How well views that the encoder did not get are drawn from those it got, over all pixels of all scenes."""
 
+    region: str  #: where the cameras stood, those of the context and that of the view
+    scenes: int
     prior_mse: float  #: of the prior-mean image, colours in [0, 1]
-    mean_image_mse: float  #: of the mean image of all scenes
-    psnr: float  #: dB, peak 1
+    mean_image_mse: float  #: of the mean of the very images to be drawn, the best that a constant can do
+    relative_mse: float  #: the first divided by the second
+    psnr_db: float  #: of ``prior_mse``, peak 1
 
 
-def judge_drawing(encoder: GQNEncoder, views: Views, scenes: int = 1_000) -> Drawing:
-    """Draw the last of each scene's K views from the others; ``views`` is (N, K)."""
-    count = min(scenes, len(views.images))
-    truth = views.images[:count, -1].astype(np.float32) / 255
-    drawn = np.concatenate(
-        [_imagine(encoder, Views(views.images[i : i + 64], views.poses[i : i + 64])) for i in range(0, count, 64)]
-    )[:count]
-    mse = float(np.square(drawn - truth).mean())
-    return Drawing(mse, float(np.square(truth - truth.mean(0)).mean()), float(-10 * np.log10(mse)))
+class DrawingJudge:
+    """Draws the last view of each scene from its others, where a scene has as many, and keeps count of the errors.
+
+    Args:
+        gqn: what draws.
+    """
+
+    def __init__(self, gqn: GQN) -> None:
+        self._gqn = gqn
+        self._scenes: dict[str, int] = defaultdict(int)
+        self._error: dict[str, float] = defaultdict(float)
+        self._sum: dict[str, Any] = defaultdict(float)
+        self._squares: dict[str, Any] = defaultdict(float)
+        #: Rows of images for people: context views, the unseen view, its prior-mean image; cameras inside.
+        self.gallery: list[list[NDArray[np.uint8]]] = []
+
+    def watch(self, shots: Iterable[Shots]) -> Iterator[Shots]:
+        """Pass ``shots`` on, and judge those with an unseen view."""
+        for shot in shots:
+            for region, views in shot.views.items():
+                if views.images.shape[1] > max(COUNTS):
+                    self._add(region, views)
+            yield shot
+
+    def drawings(self) -> list[Drawing]:
+        """How well each region's unseen views were drawn so far."""
+        result = []
+        for region, scenes in self._scenes.items():
+            pixels = self._sum[region].size
+            mse = self._error[region] / (scenes * pixels)
+            mean_mse = float(np.mean(self._squares[region] / scenes - np.square(self._sum[region] / scenes)))
+            relative = mse / mean_mse if mean_mse > 0 else math.nan
+            psnr = -10 * math.log10(mse) if mse > 0 else math.inf
+            result.append(Drawing(region, scenes, mse, mean_mse, relative, psnr))
+        return result
+
+    def _add(self, region: str, views: Views) -> None:
+        drawn = self._imagine(views)
+        truth = views.images[:, -1].astype(np.float64) / 255
+        self._scenes[region] += len(truth)
+        self._error[region] += float(np.square(drawn - truth).sum())
+        self._sum[region] += truth.sum(0)
+        self._squares[region] += np.square(truth).sum(0)
+        if region == INSIDE:
+            shown = range(min(len(truth), GALLERY - len(self.gallery)))
+            self.gallery += [[*views.images[i], to_uint8(drawn[i])] for i in shown]
+
+    def _imagine(self, views: Views) -> NDArray[np.float32]:
+        """Prior-mean images (n, H, W, 3) of each scene's last view, from its others."""
+        images, poses = torch.from_numpy(views.images), torch.from_numpy(views.poses)
+        with torch.inference_mode():
+            scene = self._gqn.represent(Views(images[:, :-1], poses[:, :-1]))
+            return self._gqn.generate(scene, poses[:, -1:], deterministic=True)[0, :, 0].float().cpu().numpy()
 
 
-def print_table(rows: Sequence[ProbeRow], drawing: Drawing) -> None:
+# Figures ------------------------------------------------------------------------------------------------------
+
+
+def print_table(findings: Findings) -> None:
     """Print the probes, and how well unseen views are drawn."""
-    print(f"{'quantity':<12}{'views':>6}{'R2':>8}{'median error':>15}")
-    for row in rows:
-        print(f"{row.quantity:<12}{row.views:>6}{row.r2:>8.3f}{row.median_error_cm:>12.1f} cm")
-    print(
-        f"unseen views from 3 context views: MSE {drawing.prior_mse:.5f}, "
-        f"{drawing.prior_mse / drawing.mean_image_mse:.0%} of the mean image's, PSNR {drawing.psnr:.1f} dB"
-    )
+    readings, drawings, _ = findings
+    if readings:
+        print(f"{'quantity':<12}{'cameras':<10}" + "".join(f"{_views(count):>20}" for count in COUNTS))
+        scores = {(reading.quantity, reading.region, reading.views): reading.score for reading in readings}
+        for quantity, region in dict.fromkeys((name, region) for name, region, _ in scores):
+            found = [scores[quantity, region, count] for count in COUNTS]
+            cells = [f"R2 {score.r2:.3f}{100 * score.median_error:>7.1f} cm" for score in found]
+            print(f"{quantity:<12}{region:<10}" + "".join(f"{cell:>20}" for cell in cells))
+    for drawing in drawings:
+        print(
+            f"unseen views {drawing.region}, from {_views(max(COUNTS))}: MSE {drawing.prior_mse:.5f}, "
+            f"{drawing.relative_mse:.0%} of the mean image's, PSNR {drawing.psnr_db:.1f} dB"
+        )
 
 
-def write_table(path: Path, rows: Sequence[ProbeRow]) -> None:
-    """Write the probes as CSV."""
+def summarise(findings: Findings, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """All figures as plain data, after ``facts`` about how they came about.
+
+    ``["ridge"][region][quantity][number of views]`` has ``r2`` and ``median_error_cm``, ``["drawing"][region]`` the
+    fields of :class:`Drawing`. A number that is not finite is None.
+    """
+    ridge: dict[str, Any] = {}
+    for reading in findings.readings:
+        numbers = {"r2": reading.score.r2, "median_error_cm": 100 * reading.score.median_error}
+        quantities = ridge.setdefault(reading.region, {})
+        quantities.setdefault(reading.quantity, {})[str(reading.views)] = _rounded(numbers)
+    drawing = {
+        drawing.region: _rounded({name: value for name, value in drawing._asdict().items() if name != "region"})
+        for drawing in findings.drawings
+    }
+    return {**facts, "ridge": ridge, "drawing": drawing}
+
+
+def write_report(folder: Path, findings: Findings, facts: Mapping[str, Any]) -> list[Path]:
+    """Write everything into ``folder``, each file atomically, the summary last; returns what was written."""
+    readings, drawings, gallery = findings
+    written = []
+    if readings:
+        rows = [(r.region, r.quantity, r.views, r.score.r2, 100 * r.score.median_error) for r in readings]
+        columns = ("cameras", "quantity", "views", "r2", "median_error_cm")
+        written.append(_write_csv(folder / READINGS, columns, rows))
+        written.append(draw_errors(folder / ERRORS, readings))
+    if drawings:
+        written.append(_write_csv(folder / DRAWINGS, ("cameras", *Drawing._fields[1:]), drawings))
+        save_png(folder / GALLERY_PICTURE, grid(gallery))
+        written.append(folder / GALLERY_PICTURE)
+    write_json(folder / SUMMARY, summarise(findings, facts))
+    return [*written, folder / SUMMARY]
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:
     with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(ProbeRow._fields)
+        writer.writerow(columns)
         writer.writerows(rows)
+    return path
 
 
-def write_gallery(path: Path, encoder: GQNEncoder, views: Views, scenes: int = 8) -> None:
-    """Write a PNG: a scene a row; its context views | the unseen view | the prior-mean image of it."""
-    chosen = Views(views.images[:scenes], views.poses[:scenes])
-    drawn = _imagine(encoder, chosen)
-    rows = [[*chosen.images[i], to_uint8(drawn[i])] for i in range(len(drawn))]
-    save_png(path, grid(rows))
+def _rounded(numbers: Mapping[str, float]) -> dict[str, float | None]:
+    """To six digits after the point: far more than differ between machines, and few enough to read."""
+    return {name: round(value, 6) if math.isfinite(value) else None for name, value in numbers.items()}
 
 
-def _imagine(encoder: GQNEncoder, views: Views) -> NDArray[np.float32]:
-    """Prior-mean images (N, H, W, 3) of each scene's last view, from its others."""
-    images, poses = torch.from_numpy(views.images), torch.from_numpy(views.poses)
-    with torch.inference_mode():
-        scene = encoder.gqn.represent(Views(images[:, :-1], poses[:, :-1]))
-        return encoder.gqn.generate(scene, poses[:, -1:], deterministic=True)[0, :, 0].cpu().numpy()
+def _views(count: int) -> str:
+    return "1 view" if count == 1 else f"{count} views"
+
+
+# Pictures -----------------------------------------------------------------------------------------------------
+
+
+def draw_errors(path: Path, readings: Sequence[Reading]) -> Path:
+    """Write a PNG, a row for each quantity: predicted against true by region, and a histogram of the errors.
+
+    Of each quantity, the probes of the most views are shown.
+    """
+    most = max(reading.views for reading in readings)
+    shown: dict[str, list[Reading]] = defaultdict(list)
+    for reading in readings:
+        if reading.views == most:
+            shown[reading.quantity].append(reading)
+    columns = max(map(len, shown.values())) + 1
+    figure = Figure(figsize=(3.6 * columns, 3.4 * len(shown)), layout="constrained")
+    figure.suptitle(f"Ridge probes of vectors of {_views(most)}, fitted with cameras inside")
+    for axes, row in zip(figure.subplots(len(shown), columns, squeeze=False), shown.values(), strict=True):
+        for axis, reading in zip(axes[:-1], row, strict=True):
+            _draw_scatter(axis, reading)
+        _draw_histogram(axes[-1], row)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+    return path
+
+
+def _draw_scatter(axis: Axes, reading: Reading) -> None:
+    """Predicted against true, a colour for each coordinate, in metres."""
+    size = reading.truth.shape[1]
+    names = "xyz" if size == 3 else [str(i + 1) for i in range(size)]
+    for i, name in enumerate(names):
+        label = name if 1 < size <= 10 else None  # more than the colour cycle has tells nobody anything
+        axis.plot(reading.truth[:, i], reading.predicted[:, i], ".", markersize=2, alpha=0.4, label=label)
+    ends = [min(reading.truth.min(), reading.predicted.min()), max(reading.truth.max(), reading.predicted.max())]
+    axis.plot(ends, ends, color="black", linewidth=0.8)
+    axis.set_title(f"{reading.quantity}, cameras {reading.region}: R2 {reading.score.r2:.3f}", fontsize=10)
+    axis.set_xlabel("true, m")
+    axis.set_ylabel("predicted, m")
+    axis.set_aspect("equal", adjustable="datalim")
+    axis.grid(alpha=0.3)
+    if 1 < size <= 10:
+        axis.legend(markerscale=5, fontsize=8)
+
+
+def _draw_histogram(axis: Axes, readings: Sequence[Reading]) -> None:
+    """How the Euclidean errors of each region are distributed, and their medians."""
+    errors = [100 * np.linalg.norm(reading.predicted - reading.truth, axis=1) for reading in readings]
+    end = max(float(np.percentile(np.concatenate(errors), 99)), 1e-6)
+    for index, (reading, error) in enumerate(zip(readings, errors, strict=True)):
+        label = f"{reading.region}: median {np.median(error):.1f} cm"
+        bins, weights = np.linspace(0, end, 41).tolist(), np.full(len(error), 1 / len(error))
+        axis.margins(y=0.3)  # room for the legend
+        axis.hist(np.minimum(error, end), bins, weights=weights, histtype="step", color=f"C{index}", label=label)
+        axis.axvline(float(np.median(error)), color=f"C{index}", linestyle="--", linewidth=0.8)
+    axis.set_title(f"{readings[0].quantity}: errors", fontsize=10)
+    axis.set_xlabel("error, cm (last bar: and beyond)")
+    axis.set_ylabel("share of scenes")
+    axis.set_xlim(0, end)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
-from gqn_rl.types import SceneEncoder, Views
+from gqn_rl.cameras import Dome
+from gqn_rl.config import UserError
+from gqn_rl.data import BlockPlan, set_scene
+from gqn_rl.types import POSE_SIZE, Pose, SceneEncoder, SceneSource, Views
 
 
 class Ridge(NamedTuple):
@@ -80,49 +87,189 @@ def scene_share(vectors: NDArray[np.floating]) -> float:
     return float(np.clip((between - within) / max(between + (views - 1) * within, 1e-12), 0, 1))
 
 
-class ProbeRow(NamedTuple):
-    """One line of a probe's table."""
+# Probing an encoder -------------------------------------------------------------------------------------------
 
+#: Names of the camera regions: viewpoints like those of pretraining, and viewpoints above all of those.
+INSIDE: Final = "inside"
+OUTSIDE: Final = "outside"
+#: Numbers of views that vectors are made of.
+COUNTS: Final = (1, 2, 3)
+#: Scenes in memory at a time: 64 scenes of 8 views with 64 x 64 pixels are 6 MB.
+PART: Final = 64
+
+PoseSampler = Callable[[np.random.Generator], Pose]
+
+
+def camera_regions(source: SceneSource, degrees: float) -> dict[str, PoseSampler]:
+    """Where to look from: ``inside``, the source's own viewpoints, and ``outside``, ``degrees`` above them.
+
+    A source has an outside if it has an attribute ``dome``, the :class:`gqn_rl.cameras.Dome` that its own viewpoints
+    come from, and the dome leaves room above (:meth:`gqn_rl.cameras.Dome.outside` ends at 89 degrees).
+    """
+    regions: dict[str, PoseSampler] = {INSIDE: source.sample_pose}
+    dome = getattr(source, "dome", None)
+    if isinstance(dome, Dome) and dome.elevation[1] < 89:
+        regions[OUTSIDE] = dome.outside(degrees).sample
+    return regions
+
+
+@dataclass(frozen=True)
+class ProbePlan:
+    """Which held-out scenes are looked at, from where, and how often.
+
+    The first half of the scenes fits the probes, the others score them. Only what is used is rendered: scenes that
+    fit are not seen from outside, and only scenes of which a view is drawn have one view more than ``COUNTS`` asks.
+    """
+
+    seed: int  #: of scenes and poses; see :func:`photograph`
+    scenes: int
+    regions: Mapping[str, PoseSampler]  #: as :func:`camera_regions` has them
+    drawn: int = 0  #: the first so many scenes also show a view to be drawn from the others, in all regions
+
+    def __post_init__(self) -> None:
+        if self.scenes < 4:
+            raise ValueError(f"two scenes to fit a probe and two to score it are the least, got scenes={self.scenes}")
+
+    def parts(self) -> list[range]:
+        """The scenes in order, at most ``PART`` at a time; all scenes of a part are treated alike."""
+        cuts = {*range(0, self.scenes, PART), self.scenes // 2, min(self.drawn, self.scenes), self.scenes}
+        return [range(first, last) for first, last in pairwise(sorted(cuts))]
+
+    def fits(self, scene: int) -> bool:
+        """Whether ``scene`` fits the probes; the others score them."""
+        return scene < self.scenes // 2
+
+    def views(self, region: str, scene: int) -> int:
+        """How many views of ``scene`` are taken from ``region``."""
+        if scene < self.drawn:
+            return max(COUNTS) + 1
+        return 0 if region != INSIDE and self.fits(scene) else max(COUNTS)
+
+    @property
+    def frames(self) -> int:
+        """Images to render."""
+        return sum(len(part) * self.views(region, part.start) for part in self.parts() for region in self.regions)
+
+
+class Shots(NamedTuple):
+    """Some scenes of a plan, photographed."""
+
+    fits: bool  #: whether they fit the probes; else they score them
+    states: NDArray[np.float32]  #: (n, S) ground truth
+    views: dict[str, Views]  #: by region, (n, K) numpy arrays
+
+
+def photograph(source: SceneSource, plan: ProbePlan, progress: Callable[[int], None]) -> Iterator[Shots]:
+    """Photograph the scenes of ``plan``, part by part; ``progress`` is called with the number of images just made.
+
+    Scenes and poses are those of a recording without blocks with the plan's seed. Every region draws its poses from
+    the same random numbers, so that a :class:`gqn_rl.cameras.Dome`'s camera k stands outside at the azimuth and
+    distance that it has inside, and only its elevation differs.
+    """
+    height, width = source.camera_metadata["image_size"]
+    for part in plan.parts():
+        shapes = {name: (len(part), plan.views(name, part.start)) for name in plan.regions}
+        views = {
+            name: Views(np.empty((*shape, height, width, 3), np.uint8), np.empty((*shape, POSE_SIZE), np.float32))
+            for name, shape in shapes.items()
+            if shape[1] > 0
+        }
+        states = []
+        for row, scene in enumerate(part):
+            set_scene(source, BlockPlan(), plan.seed, scene)
+            states.append(np.array(source.state()))
+            for name, (images, poses) in views.items():
+                rng = np.random.default_rng([plan.seed, scene, 1])
+                for view in range(poses.shape[1]):
+                    poses[row, view] = plan.regions[name](rng)
+                    images[row, view] = source.render_view(poses[row, view])
+                progress(poses.shape[1])
+        yield Shots(plan.fits(part.start), np.stack(states), views)
+
+
+class Reading(NamedTuple):
+    """What a probe reads off an encoder's vectors of the M scenes that score it."""
+
+    region: str  #: where the cameras stood
     quantity: str  #: name of the state group
-    views: int  #: how many the vector was made of
-    r2: float
-    median_error_cm: float
+    views: int  #: how many each vector was made of
+    truth: NDArray[np.float32]  #: (M, T) metres
+    predicted: NDArray[np.float64]  #: (M, T) metres
+
+    @property
+    def score(self) -> ProbeScore:
+        """How close the two are."""
+        return score(self.predicted, self.truth)
 
 
-def probe_encoder(
-    encoder: SceneEncoder,
-    views: Views,
-    states: NDArray[np.floating],
-    groups: Mapping[str, slice],
-    counts: Sequence[int] = (1, 2, 3),
-) -> list[ProbeRow]:
-    """Ridge probes from a frozen encoder to each named quantity, for several numbers of views.
+def probe_encoder(encoder: SceneEncoder, shots: Iterable[Shots], groups: Mapping[str, slice]) -> list[Reading]:
+    """Ridge probes from a frozen encoder to each named quantity, for each number of views in ``COUNTS``.
+
+    A probe is fitted once, on vectors from inside, and then read in every region, on scenes that it was not fitted
+    on. That is how a policy meets a frozen vector: it learned what the numbers mean from the cameras it had. A probe
+    fitted anew in each region would not notice that the vector says the same thing in other numbers there.
 
     Args:
-        encoder: what is judged.
-        views: (N, K) arrays of scenes that the encoder was not trained on; the first half fits, the second scores.
-        states: (N, S) ground truth, metres.
-        groups: where each quantity lies in a state.
-        counts: numbers of views; those above K are left out.
+        encoder: what is judged; a module is put in eval mode.
+        shots: scenes that the encoder was not trained on, held in memory only as long as each is encoded.
+        groups: where each quantity lies in a state, metres.
+
+    Raises:
+        UserError: the encoder returns vectors of another shape than its ``size`` says, or they or the ground truth
+            are not finite.
     """
-    half = len(states) // 2
-    rows = []
-    for count in counts:
-        if count > views.images.shape[1]:
-            continue
-        vectors = encode_all(encoder, Views(views.images[:, :count], views.poses[:, :count]))
+    device = _freeze(encoder)
+    states: dict[bool, list[NDArray[np.float32]]] = {True: [], False: []}
+    vectors: dict[tuple[str, int, bool], list[NDArray[np.float32]]] = defaultdict(list)
+    for shot in shots:
         for name, part in groups.items():
-            truth = states[:, part]
-            result = probe(vectors[:half], truth[:half], vectors[half:], truth[half:])
-            rows.append(ProbeRow(name, count, result.r2, 100 * result.median_error))
-    return rows
+            if not np.isfinite(shot.states[:, part]).all():
+                raise UserError(f"state() of a scene is not finite in {name!r}")
+        states[shot.fits].append(shot.states)
+        for region, (images, poses) in shot.views.items():
+            if shot.fits and region != INSIDE:
+                continue
+            for count in COUNTS:
+                seen = Views(images[:, :count], poses[:, :count])
+                vectors[region, count, shot.fits].append(_encode(encoder, seen, device))
+    truth = np.concatenate(states[False])
+    regions = dict.fromkeys(region for region, _, _ in vectors)
+    predicted = {}
+    for count in COUNTS:
+        # The columns of a ridge regression do not touch each other: all quantities in one.
+        ridge = fit_ridge(np.concatenate(vectors[INSIDE, count, True]), np.concatenate(states[True]))
+        for region in regions:
+            predicted[region, count] = ridge.predict(np.concatenate(vectors[region, count, False]))
+    return [
+        Reading(region, name, count, truth[:, part], predicted[region, count][:, part])
+        for region in regions
+        for name, part in groups.items()
+        for count in COUNTS
+    ]
 
 
-def encode_all(encoder: SceneEncoder, views: Views, batch: int = 256) -> NDArray[np.float32]:
-    """The vectors (N, D) of ``views`` (N, K), numpy arrays, ``batch`` scenes at a time."""
-    parts = []
-    for start in range(0, len(views.images), batch):
-        images = torch.from_numpy(np.ascontiguousarray(views.images[start : start + batch]))
-        poses = torch.from_numpy(np.ascontiguousarray(views.poses[start : start + batch]))
-        parts.append(encoder.encode(images, poses).float().cpu().numpy())
-    return np.concatenate(parts)
+def _freeze(encoder: SceneEncoder) -> torch.device:
+    """Put the encoder, or the modules that it holds, in eval mode; returns where its parameters are."""
+    held = [encoder] if isinstance(encoder, nn.Module) else getattr(encoder, "__dict__", {}).values()
+    device = torch.device("cpu")
+    for module in held:
+        if isinstance(module, nn.Module):
+            module.eval()
+            device = next((parameter.device for parameter in module.parameters()), device)
+    return device
+
+
+@torch.inference_mode()
+def _encode(encoder: SceneEncoder, views: Views, device: torch.device) -> NDArray[np.float32]:
+    """The vectors (n, D) of ``views`` (n, K), numpy arrays."""
+    images, poses = (torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in views)
+    vectors = encoder.encode(images, poses).float().cpu().numpy()
+    what = f"{type(encoder).__name__}.encode returned"
+    if vectors.shape != (len(images), encoder.size):
+        raise UserError(
+            f"{what} shape {vectors.shape} for {len(images)} scenes; with size {encoder.size} it must be "
+            f"{(len(images), encoder.size)}"
+        )
+    if not np.isfinite(vectors).all():
+        raise UserError(f"{what} numbers that are not finite for {poses.shape[1]} views of a scene")
+    return vectors

@@ -13,11 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 import yaml
 from conftest import ROOT, TOY_ID, cli_environment, toy_values
+from gymnasium import spaces
+from test_probes import Spot
 
 from gqn_rl.agents.build import find_env, resolve_algorithm
 from gqn_rl.agents.runs import RunFolder
@@ -225,6 +228,109 @@ def test_evaluate_refuses_another_encoder(finished_run: Path, capsys: pytest.Cap
     assert "was trained with encoder conftest:ToyEncoder" in capsys.readouterr().err
 
 
+# Probes -------------------------------------------------------------------------------------------------------
+
+
+class MeanColors:
+    """An encoder of one's own."""
+
+    size = 3
+
+    def encode(self, images: torch.Tensor, poses: torch.Tensor) -> torch.Tensor:
+        return images.float().mean(dim=(1, 2, 3)) / 255
+
+
+class Painted(Spot, gym.Env):
+    """A scene source of one's own, without a dome."""
+
+    action_space = observation_space = spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, named: bool = True) -> None:
+        super().__init__()
+        if not named:
+            self.state_groups = {}
+
+
+gym.register("test/Painted-v0", entry_point=f"{__name__}:Painted")
+gym.register("test/Nameless-v0", entry_point=f"{__name__}:Painted", kwargs={"named": False})
+
+
+def test_probe_takes_an_encoder_and_scenes_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["probe", "test_cli:MeanColors", "--env", "test_cli:test/Painted-v0", "--scenes", "40", "--seed", "5"]
+    assert main(command) == 0
+    shown = capsys.readouterr().out
+    for words in ("red", "cameras inside only", "no unseen views drawn: test_cli:MeanColors has no GQN"):
+        assert words in shown
+    assert not list(tmp_path.iterdir())
+    out = tmp_path / "probe"
+    assert main([*command, "--out", str(out)]) == 0
+    assert {path.name for path in out.iterdir()} == {".lock", "probe.csv", "probe_errors.png", "probe.json"}
+    summary = json.loads((out / "probe.json").read_text())
+    facts = {key: value for key, value in summary.items() if key not in ("ridge", "drawing")}
+    assert facts == {
+        "encoder": "test_cli:MeanColors",
+        "env": "test_cli:test/Painted-v0",
+        "env_kwargs": {},
+        "renderer": "paint",
+        "seed": 5,
+        "scenes": 40,
+        "outside_degrees": None,
+    }
+    assert summary["ridge"]["inside"]["both"]["3"]["r2"] > 0.99
+
+
+def test_finished_probe_is_refused_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "probe.json").write_text("{}")
+    assert main(["probe", "no-such-encoder", "--out", str(tmp_path)]) == 2
+    assert "never overwritten; choose another --out" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["probe.json"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["test_cli:MeanColors"], "give its scenes with --env"),
+        (["test_cli:MeanColors", "--env", "CartPole-v1"], "is no scene source"),
+        (["test_cli:MeanColors", "--env", "test_cli:test/Nameless-v0"], "names no state_groups"),
+        (["test_cli:no_such_class", "--env", "test_cli:test/Painted-v0"], "cannot be imported"),
+    ],
+)
+def test_what_cannot_be_probed_is_named(
+    arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["probe", *arguments, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_stopped_probe_is_one_line_and_starts_anew(tmp_path: Path) -> None:
+    out = tmp_path / "probe"
+    arguments = ["probe", "test_cli:MeanColors", "--env", "gqn_rl/ArmReach-v0", "--out", str(out)]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *arguments],
+        env=cli_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert "5,000 held-out scenes of gqn_rl/ArmReach-v0" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        error = process.communicate(timeout=120)[1]
+    finally:
+        process.kill()
+    assert process.returncode == 130, error
+    assert len(error.splitlines()) == 1, error
+    assert error.startswith("interrupted; nothing is written")
+    assert [path.name for path in out.iterdir()] == [".lock"]
+    assert main([*arguments, "--scenes", "8"]) == 0
+    assert json.loads((out / "probe.json").read_text())["outside_degrees"] == 15
+    assert (out / "probe.csv").read_text().count("outside") == 3 * 3
+
+
 # Stopping -----------------------------------------------------------------------------------------------------
 
 
@@ -288,7 +394,7 @@ def test_arm_is_seen_through_an_encoder_of_ones_own() -> None:
     """The arm's views reach any encoder, with the proprioception beside the vector."""
 
     class Means:
-        size = 12  # three colours of four cameras
+        size = 6  # three colours of two cameras
 
         def encode(self, images: torch.Tensor, poses: torch.Tensor) -> torch.Tensor:
             return images.float().mean(dim=(2, 3)).flatten(1)
@@ -301,5 +407,5 @@ def test_arm_is_seen_through_an_encoder_of_ones_own() -> None:
         venv.close()
     for observations in (first, second):
         assert isinstance(observations, np.ndarray)
-        assert observations.shape == (2, 12 + 21)
+        assert observations.shape == (2, 6 + 21)
         assert np.isfinite(observations).all()

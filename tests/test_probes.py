@@ -1,12 +1,38 @@
-"""Probes: hand-checkable cases and a slow reference."""
+"""Probes: hand-checkable cases, slow references, and what a probe of an encoder claims and writes."""
 
 from __future__ import annotations
 
-import numpy as np
-import torch
+import csv
+import json
+from pathlib import Path
 
-from gqn_rl.probes import fit_ridge, probe, probe_encoder, scene_share, score
-from gqn_rl.types import Views
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from gqn_rl.cameras import Dome
+from gqn_rl.config import UserError
+from gqn_rl.data import BlockPlan, set_scene
+from gqn_rl.generator import GeneratorConfig
+from gqn_rl.gqn import GQN, GQNConfig
+from gqn_rl.probe_report import DrawingJudge, Findings, claim, examine, print_table, write_report
+from gqn_rl.probes import (
+    PART,
+    ProbePlan,
+    Reading,
+    Shots,
+    camera_regions,
+    fit_ridge,
+    photograph,
+    probe,
+    probe_encoder,
+    scene_share,
+    score,
+)
+from gqn_rl.representation import RepresentationConfig
+from gqn_rl.types import Image, Pose, SceneEncoder, Views
 
 
 def test_a_linear_relation_is_found_exactly_and_noise_is_not() -> None:
@@ -54,22 +80,312 @@ def test_scene_share_is_one_for_scenes_alone_and_zero_for_cameras_alone() -> Non
     assert abs(scene_share(scenes + cameras) - 0.5) < 0.06
 
 
-class FirstPixel:
-    """Encodes the first pixel's colours, averaged over views."""
+class Spot:
+    """A source without a simulator: a colour for each of two factors, painted as the camera's elevation dims it."""
 
-    size = 3
+    scene_factors = ("red", "green")
+    state_groups = {"red": slice(0, 1), "both": slice(0, 2), "all": slice(0, 5)}  # noqa: RUF012
+    camera_metadata = {"convention": "", "fovy": 45.0, "image_size": (4, 4), "renderer": "paint"}  # noqa: RUF012
+
+    def __init__(self, dome: Dome | None = None) -> None:
+        if dome is not None:
+            self.dome = dome
+        self.color = np.zeros(5, np.float32)  # the last three stay as they are
+        self.rendered = 0
+
+    def draw_factor(self, factor: str, rng: np.random.Generator) -> None:
+        self.color[self.scene_factors.index(factor)] = rng.uniform(0, 1)
+
+    def new_scene(self, rng: np.random.Generator) -> None:
+        for factor in self.scene_factors:
+            self.draw_factor(factor, rng)
+
+    def sample_pose(self, rng: np.random.Generator) -> Pose:
+        return getattr(self, "dome", Dome()).sample(rng)
+
+    def render_view(self, pose: Pose) -> Image:
+        self.rendered += 1
+        image = np.zeros((4, 4, 3), np.uint8)
+        image[..., :2] = (255 * self.color[:2]).round()
+        image[..., 2] = pose_byte(pose)
+        return image
+
+    def state(self) -> NDArray[np.float32]:
+        return self.color  # the very array, as a careless source would
+
+
+def pose_byte(pose: Pose) -> int:
+    """A number that tells poses apart."""
+    return int(np.abs(pose).sum() * 1000) % 256
+
+
+class Colors:
+    """The mean colours of all views, which do not depend on the camera."""
+
+    size = 2
 
     def encode(self, images: torch.Tensor, poses: torch.Tensor) -> torch.Tensor:
-        return images[:, :, 0, 0].float().mean(1)
+        return images[:, :, 0, 0, :2].float().mean(1) / 255
 
 
-def test_probe_table_has_a_row_for_each_quantity_and_number_of_views() -> None:
-    rng = np.random.default_rng(3)
-    images = rng.integers(0, 256, (200, 2, 4, 4, 3), dtype=np.uint8)
-    states = np.concatenate([images[:, 0, 0, 0], rng.normal(size=(200, 2))], axis=1).astype(np.float32)
-    views = Views(images, np.zeros((200, 2, 5), np.float32))
-    rows = probe_encoder(FirstPixel(), views, states, {"color": slice(0, 3), "noise": slice(3, 5)})
-    assert [(row.quantity, row.views) for row in rows] == [("color", 1), ("noise", 1), ("color", 2), ("noise", 2)]
-    assert rows[0].r2 > 0.999  # one view is the very pixel
-    assert rows[2].r2 < 0.8  # the mean with another scene's is not
-    assert rows[1].r2 < 0.2
+class Tilted(Colors):
+    """The same, but shifted by the camera's height as soon as it is above all of the dome."""
+
+    def encode(self, images: torch.Tensor, poses: torch.Tensor) -> torch.Tensor:
+        return super().encode(images, poses) + (poses[:, :, 2].mean(1, keepdim=True) > 1.3)
+
+
+def look(source: Spot, encoder: SceneEncoder, scenes: int = 200) -> list[Reading]:
+    plan = ProbePlan(7, scenes, camera_regions(source, 15))
+    return probe_encoder(encoder, photograph(source, plan, lambda frames: None), source.state_groups)
+
+
+DOME = Dome(radius=(1.5, 1.5), elevation=(20, 60), azimuth=(-90, 90))
+
+
+def test_a_recording_and_a_probe_see_the_same_scenes_from_the_same_poses() -> None:
+    """The slow reference: every scene and pose as a recording of this seed has them, whatever the parts."""
+    source = Spot(DOME)
+    plan = ProbePlan(7, 2 * PART + 9, camera_regions(source, 15), drawn=11)
+    shots = list(photograph(source, plan, lambda frames: None))
+    assert sum(shot.fits for shot in shots) == sum(part.stop <= plan.scenes // 2 for part in plan.parts())
+    reference = Spot(DOME)
+    for part, shot in zip(plan.parts(), shots, strict=True):
+        for row, scene in enumerate(part):
+            set_scene(reference, BlockPlan(), 7, scene)
+            np.testing.assert_array_equal(shot.states[row], reference.state())
+            for region, sample in (("inside", DOME.sample), ("outside", DOME.outside(15).sample)):
+                rng = np.random.default_rng([7, scene, 1])
+                poses = [sample(rng) for _ in range(plan.views(region, scene))]
+                assert len(poses) == (4 if scene < 11 else 0 if region == "outside" and scene < 68 else 3)
+                if poses:
+                    np.testing.assert_array_equal(shot.views[region].poses[row], poses)
+                    expected = [reference.render_view(pose) for pose in poses]
+                    np.testing.assert_array_equal(shot.views[region].images[row], expected)
+                else:
+                    assert region not in shot.views
+
+
+def test_cameras_outside_are_those_inside_raised_above_the_dome() -> None:
+    source = Spot(DOME)
+    plan = ProbePlan(0, 8, camera_regions(source, 15), drawn=8)
+    for shot in photograph(source, plan, lambda frames: None):
+        inside, outside = (shot.views[region].poses.astype(float) for region in ("inside", "outside"))
+        np.testing.assert_allclose(inside[..., 3], outside[..., 3], atol=1e-5)  # they look the same way
+        np.testing.assert_allclose(*(np.linalg.norm(poses[..., :3], axis=-1) for poses in (inside, outside)), rtol=1e-5)
+        assert np.rad2deg(-inside[..., 4]).max() < 60.001  # a camera that looks down by its elevation
+        assert 59.999 < np.rad2deg(-outside[..., 4]).min() <= np.rad2deg(-outside[..., 4]).max() < 75.001
+
+
+@pytest.mark.parametrize(("scenes", "drawn"), [(4, 0), (9, 3), (200, 150), (200, 1000)])
+def test_what_is_planned_is_rendered_and_nothing_else(scenes: int, drawn: int) -> None:
+    source, told = Spot(DOME), []
+    plan = ProbePlan(0, scenes, camera_regions(source, 15), drawn)
+    parts = [len(shot.states) for shot in photograph(source, plan, told.append)]
+    assert sum(parts) == scenes
+    assert max(parts) <= PART  # what is in memory at a time
+    assert source.rendered == plan.frames == sum(told)
+
+
+def test_too_few_scenes_are_refused() -> None:
+    with pytest.raises(ValueError, match="scenes=3"):
+        ProbePlan(0, 3, {})
+
+
+def test_outside_needs_a_dome_with_room_above_it() -> None:
+    assert list(camera_regions(Spot(DOME), 15)) == ["inside", "outside"]
+    assert list(camera_regions(Spot(), 15)) == ["inside"]
+    assert list(camera_regions(Spot(Dome(elevation=(20, 89))), 15)) == ["inside"]
+    assert {reading.region for reading in look(Spot(), Colors())} == {"inside"}
+
+
+def test_readings_are_those_of_one_probe_fitted_on_all_vectors_at_once() -> None:
+    """Streamed in parts, against everything in memory; quantities of one, two and five numbers."""
+    source, encoder = Spot(DOME), Tilted()
+    readings = {(r.region, r.quantity, r.views): r for r in look(source, encoder)}
+    assert len(readings) == 2 * 3 * 3
+    states, vectors = [], {}
+    for scene in range(200):
+        set_scene(source, BlockPlan(), 7, scene)
+        states.append(source.state().copy())
+        for region, sample in camera_regions(source, 15).items():
+            rng = np.random.default_rng([7, scene, 1])
+            poses = np.stack([sample(rng) for _ in range(3)])
+            images = np.stack([source.render_view(pose) for pose in poses])
+            for count in (1, 2, 3):
+                seen = (torch.from_numpy(array[None, :count]) for array in (images, poses))
+                vectors.setdefault((region, count), []).append(encoder.encode(*seen)[0].numpy())
+    truth = np.stack(states)
+    for (region, name, count), reading in readings.items():
+        part = source.state_groups[name]
+        fitted = fit_ridge(np.stack(vectors["inside", count][:100]), truth[:100, part])
+        expected = fitted.predict(np.stack(vectors[region, count][100:]))
+        np.testing.assert_allclose(reading.predicted, expected, atol=1e-6)
+        np.testing.assert_array_equal(reading.truth, truth[100:, part])
+
+
+def test_a_vector_that_means_something_else_outside_is_found_out() -> None:
+    """The probe is fitted inside alone: one fitted outside would undo a shift."""
+    r2 = {
+        encoder: {reading.region: reading.score.r2 for reading in look(Spot(DOME), encoder()) if reading.views == 3}
+        for encoder in (Colors, Tilted)
+    }
+    assert min(r2[Colors].values()) > 0.99
+    assert r2[Tilted]["inside"] > 0.99
+    assert r2[Tilted]["outside"] < 0
+
+
+class Normed(torch.nn.Module):
+    """In training mode the scenes of a batch would be mixed."""
+
+    size = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = torch.nn.BatchNorm1d(2)
+
+    def encode(self, images: torch.Tensor, poses: torch.Tensor) -> torch.Tensor:
+        return self.norm(Colors().encode(images, poses))
+
+
+def test_modules_are_judged_in_eval_mode() -> None:
+    encoder = Normed()
+    assert min(reading.score.r2 for reading in look(Spot(DOME), encoder)) > 0.99
+    assert int(encoder.norm.num_batches_tracked or 0) == 0
+
+
+class Wrong:
+    """Returns whatever it is made with."""
+
+    size = 2
+
+    def __init__(self, vectors: torch.Tensor) -> None:
+        self.vectors = vectors
+
+    def encode(self, images: torch.Tensor, poses: torch.Tensor) -> torch.Tensor:
+        return self.vectors.expand(len(images), -1)
+
+
+@pytest.mark.parametrize(
+    ("vectors", "words"),
+    [
+        (torch.zeros(1, 3), r"shape \(64, 3\) for 64 scenes; with size 2 it must be \(64, 2\)"),
+        (torch.full((1, 2), np.nan), "not finite for 1 views"),
+    ],
+)
+def test_unfit_vectors_are_named(vectors: torch.Tensor, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        look(Spot(DOME), Wrong(vectors))
+
+
+# Drawing and the report ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def gqn() -> GQN:
+    torch.manual_seed(0)
+    ray = RepresentationConfig(channels=16, width=16, heads=2, token_channels=16)
+    generator = GeneratorConfig(channels=8, canvas_channels=16, mixing_channels=8)
+    return GQN(GQNConfig(image_size=(16, 16), representation=ray, generator=generator)).eval()
+
+
+def random_shots(scenes: int, part: int) -> list[Shots]:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2, scenes, 4, 16, 16, 3), dtype=np.uint8)
+    poses = np.stack([[[DOME.sample(rng) for _ in range(4)] for _ in range(scenes)] for _ in range(2)])
+    return [
+        Shots(
+            False,
+            np.zeros((len(images[0, i : i + part]), 0), np.float32),
+            {
+                name: Views(images[r, i : i + part], poses[r, i : i + part])
+                for r, name in enumerate(("inside", "outside"))
+            },
+        )
+        for i in range(0, scenes, part)
+    ]
+
+
+def test_drawing_is_judged_the_same_in_parts_and_at_once(gqn: GQN) -> None:
+    shots = random_shots(12, 5)
+    judge = DrawingJudge(gqn)
+    passed = list(judge.watch(shots))
+    assert [id(shot) for shot in passed] == [id(shot) for shot in shots]
+    (whole,) = random_shots(12, 12)
+    for drawing in judge.drawings():
+        images, poses = (torch.from_numpy(array) for array in whole.views[drawing.region])
+        scene = gqn.represent(Views(images[:, :3], poses[:, :3]))
+        drawn = gqn.predict(scene, poses[:, 3:])[:, 0].detach().clamp(0, 1).numpy()
+        truth = images[:, 3].numpy() / 255
+        assert drawing.scenes == 12
+        assert drawing.prior_mse == pytest.approx(np.square(drawn - truth).mean(), rel=1e-5)
+        assert drawing.mean_image_mse == pytest.approx(np.square(truth - truth.mean(0)).mean(), rel=1e-9)
+        assert drawing.relative_mse == pytest.approx(drawing.prior_mse / drawing.mean_image_mse)
+        assert drawing.psnr_db == pytest.approx(-10 * np.log10(drawing.prior_mse))
+    assert [drawing.region for drawing in judge.drawings()] == ["inside", "outside"]
+    assert len(judge.gallery) == 8
+    for row, (context_and_truth, first) in enumerate(zip(judge.gallery, whole.views["inside"].images, strict=False)):
+        assert len(context_and_truth) == 5, row
+        np.testing.assert_array_equal(np.stack(context_and_truth[:4]), first)
+
+
+def test_scenes_without_an_unseen_view_are_not_drawn(gqn: GQN) -> None:
+    judge = DrawingJudge(gqn)
+    source = Spot(DOME)
+    list(judge.watch(photograph(source, ProbePlan(0, 8, camera_regions(source, 15)), lambda frames: None)))
+    assert judge.drawings() == judge.gallery == []
+
+
+def test_a_report_says_the_same_in_every_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Quantities of one, two and five numbers, of which some never change."""
+    source = Spot(DOME)
+    findings = examine(Colors(), source, ProbePlan(7, 100, camera_regions(source, 15)))
+    assert (findings.drawings, findings.gallery) == ([], [])
+    written = write_report(tmp_path, findings, {"seed": 7})
+    assert {path.name for path in written} == {path.name for path in tmp_path.iterdir()}
+    with (tmp_path / "probe.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    summary = json.loads((tmp_path / "probe.json").read_text())
+    assert (summary["seed"], summary["drawing"]) == (7, {})
+    print_table(findings)
+    table = capsys.readouterr().out
+    assert len(rows) == 2 * 3 * 3
+    for row, reading in zip(rows, findings.readings, strict=True):
+        found = summary["ridge"][row["cameras"]][row["quantity"]][row["views"]]
+        assert (reading.region, reading.quantity, str(reading.views)) == (row["cameras"], row["quantity"], row["views"])
+        assert float(row["r2"]) == reading.score.r2 == pytest.approx(found["r2"], abs=1e-6)
+        assert float(row["median_error_cm"]) == 100 * reading.score.median_error
+        assert found["median_error_cm"] == pytest.approx(100 * reading.score.median_error, abs=1e-6)
+        assert f"R2 {reading.score.r2:.3f}{found['median_error_cm']:>7.1f} cm" in table
+    assert iio.imread(tmp_path / "probe_errors.png").shape[2] >= 3
+
+
+def test_a_source_without_state_groups_is_drawn_all_the_same(gqn: GQN, tmp_path: Path) -> None:
+    judge = DrawingJudge(gqn)
+    readings = probe_encoder(Wrong(torch.zeros(1, 2)), judge.watch(with_fit(random_shots(12, 6))), {})
+    written = write_report(tmp_path, Findings(readings, judge.drawings(), judge.gallery), {})
+    assert [path.name for path in written] == ["probe_drawing.csv", "probe.png", "probe.json"]
+    summary = json.loads((tmp_path / "probe.json").read_text())
+    with (tmp_path / "probe_drawing.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            found = summary["drawing"][row.pop("cameras")]
+            assert {name: pytest.approx(float(value), abs=1e-6) for name, value in row.items()} == found
+
+
+def with_fit(shots: list[Shots]) -> list[Shots]:
+    """The first of them fits."""
+    return [shot._replace(fits=index == 0) for index, shot in enumerate(shots)]
+
+
+def test_a_folder_is_free_unfinished_finished_or_anothers(tmp_path: Path) -> None:
+    claim(tmp_path / "new")
+    claim(tmp_path)
+    for name in (".lock", ".probe.csv.123.tmp.csv", "probe.csv"):
+        (tmp_path / name).touch()
+    claim(tmp_path)
+    (tmp_path / "probe.json").touch()
+    with pytest.raises(UserError, match="finished probe, which is never overwritten; choose another --out"):
+        claim(tmp_path)
+    (tmp_path / "probe.json").rename(tmp_path / "thesis.tex")
+    with pytest.raises(UserError, match=r"it has thesis\.tex\); choose another --out"):
+        claim(tmp_path)
