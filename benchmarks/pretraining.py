@@ -1,79 +1,238 @@
-"""Scenes a second of pretraining: our defaults, and the paper's networks, on the same random views.
+"""Scenes a second of pretraining: a plain transcription of the GQN paper beside ours of equal width, on the same cores.
 
     python benchmarks/pretraining.py --threads 1
 
-A step is forward, backward and update. ``ours`` is the default configuration (three views of 128 scenes to compare,
-16 of which are drawn); the paper's rows draw one query view for each scene from two context views.
+Every row takes whole training steps (forward, backward, clipping, AdamW; float32) on the same random 64x64 views: how
+long a step takes does not depend on what they show. Rows are measured in turn, ``--rounds`` times, so that a machine
+whose speed drifts treats all alike; the table shows medians, and ratios against the first row of each group.
+
+*Equal width* means: as many channels in the cores' hidden states and in the latent, as long a scene representation, as
+many latent steps with shared weights, as many scenes in a step, as many context views in and query views out. It does
+not mean equal arithmetic or equal parameters; both stand in the table, so that one sees how much of a ratio is work
+left out and how much is work done faster. The length of a representation is that of what the cores read of it.
+
+1. *The paper's width.* Plain against :meth:`gqn_rl.gqn.GQNConfig.paper`. What the plain network computes, ours can,
+   with the same images, divergences and gradients, up to what the zeros beyond the cores' grid do to v and a pooled r
+   (``tests/test_plain_gqn.py`` maps the weights and compares). The ratio is one of implementations only.
+2. *The default network's width.* Plain, with our number of channels and steps, against our default network, both
+   trained by the likelihood alone and drawing every scene. They are equally wide, not equal: ours has another
+   representation network, an 8x8 grid of cores with 3x3 kernels where the paper has 16x16 and 5x5, a small
+   convolutional decoder, and mixes camera rays with the scene. The ratio is what choosing it saves; how much either
+   learns in a step is another question. It is against the paper's pyramid, by far its cheapest representation network;
+   its pool stands beside it, as the network of ``configs/pretrain/paper.yaml``.
+3. *The default recipe* compares all scenes of a step with each other, draws some of them from the prior and explains
+   fewer through the posterior. Its scenes/s count all scenes that it learns from. It stands with the second width, but
+   its ratio is not one of equal work: most of it is drawing left out.
+
+The second table is the default representation network alone, forward and backward, by the number of views at a time.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
+from plain_gqn import Kind, PlainGQN, elbo, viewpoint
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from gqn_rl import gqn
 from gqn_rl.gqn import GQN, GQNConfig
 from gqn_rl.objectives import Objective, ObjectiveConfig
+from gqn_rl.pretraining import PretrainConfig
+from gqn_rl.representation import build_representation
 from gqn_rl.types import Views
 
-PLAIN = ObjectiveConfig(likelihood=1.0, contrast=0, prior_mean=0)
+LIKELIHOOD = ObjectiveConfig(likelihood=1.0, contrast=0, geometry=0, prior_mean=0)
+PAPER_KIND: Kind = "pool"  #: of the first group, as in configs/pretrain/paper.yaml
+PAPER_SCENES = 4  #: of a step in the first group, where a scene takes seconds; 36 in the paper
+PARTS = (256, 64, 32, 16)  #: views that the encoder alone gets at a time
 
 
-def views(scenes: int, count: int) -> Views:
-    """Random views: how long a step takes does not depend on what they show."""
+class Batch(NamedTuple):
+    """``context`` (B, K views), and of D of its scenes, B / D apart, the view to draw: ``query`` (D, 1)."""
+
+    context: Views
+    query: Views
+
+    def first(self, scenes: int) -> Batch:
+        """A batch of ``scenes`` scenes, all of them drawn."""
+        return Batch(*(Views(views.images[:scenes], views.poses[:scenes]) for views in self))
+
+
+def random_views(scenes: int, count: int) -> Views:
+    """``count`` random views of each scene."""
     return Views(torch.randint(0, 256, (scenes, count, 64, 64, 3), dtype=torch.uint8), torch.randn(scenes, count, 5))
 
 
-def scenes_per_second(config: GQNConfig, objective: ObjectiveConfig, batch: int, drawn: int, steps: int) -> float:
-    """Training steps on random views."""
-    torch.manual_seed(0)
+class Training:
+    """``model`` and the weights that its objective adds, trained on one batch over and over."""
+
+    def __init__(
+        self, model: nn.Module, objective: nn.Module, loss: Callable[[], Tensor], scenes: int, recipe: PretrainConfig
+    ) -> None:
+        self.model, self.loss, self.scenes, self.clip = model, loss, scenes, recipe.clip
+        self.parameters = [*model.parameters(), *objective.parameters()]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+
+    def step(self) -> None:
+        """Forward, backward and update."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.loss().backward()
+        nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        self.optimizer.step()
+
+    def gigaflops(self) -> float:
+        """Floating-point operations a scene, 10^9, of a step's convolutions and matrix products; takes that step."""
+        with FlopCounterMode(display=False) as counter:
+            self.step()
+        return counter.get_total_flops() / self.scenes / 1e9
+
+    def scenes_per_second(self, seconds: float) -> float:
+        """Whole steps, one at least, for ``seconds``."""
+        steps, began = 0, time.perf_counter()
+        while (passed := time.perf_counter() - began) < seconds or not steps:
+            self.step()
+            steps += 1
+        return self.scenes * steps / passed
+
+
+def plain(kind: Kind, width: GQNConfig, batch: Batch, recipe: PretrainConfig) -> Training:
+    """The plain transcription, as wide as ``width``, maximising the ELBO."""
+    sizes = width.generator
+    r = build_representation(width.representation, *width.image_size, width.fovy).read_shape[0]
+    model = PlainGQN(kind, r, sizes.channels, sizes.steps, sizes.shared, sizes.z_channels)
+
+    def loss() -> Tensor:
+        x, v = nchw(batch.context)
+        x_query, v_query = (part[:, 0] for part in nchw(batch.query))
+        mean, kl = model(x, v, x_query, v_query)
+        return -elbo(mean, kl, x_query, recipe.sigma.end).mean()
+
+    return Training(model, nn.Module(), loss, len(batch.context.images), recipe)
+
+
+def nchw(views: Views) -> tuple[Tensor, Tensor]:
+    """Images (B, K, 3, H, W) in [0, 1] and viewpoints (B, K, 7), as the plain transcription takes them."""
+    images = torch.as_tensor(views.images).permute(0, 1, 4, 2, 3).contiguous().float() / 255
+    return images, viewpoint(torch.as_tensor(views.poses))
+
+
+def ours(
+    config: GQNConfig, objective: ObjectiveConfig, batch: Batch, recipe: PretrainConfig, explained: int | None = None
+) -> Training:
+    """Our network and ``objective``; all context views of a scene that is drawn enter it.
+
+    ``explained`` of the drawn scenes go through the posterior, by default all.
+    """
     model = GQN(config)
-    loss = Objective(objective, model.representation.out_shape[0])
-    optimizer = torch.optim.AdamW([*model.parameters(), *loss.parameters()])
-    context, query = views(batch, 3 if objective.contrast else 2), views(drawn, 1)
-    used = torch.ones(drawn, context.images.shape[1], dtype=torch.bool)
-    rng = torch.Generator().manual_seed(0)
-    began = 0.0
-    for step in range(steps + 1):
-        if step == 1:  # the first one warms up
-            began = time.perf_counter()
-        optimizer.zero_grad(set_to_none=True)
-        loss(model, context, used, query, 0.7, rng).total.backward()
-        optimizer.step()
-    return batch * steps / (time.perf_counter() - began)
+    objectives = Objective(objective, model.representation.feature_size)
+    used = torch.ones(len(batch.query.images), batch.context.images.shape[1], dtype=torch.bool)
+    noise = torch.Generator().manual_seed(0)
+
+    def loss() -> Tensor:
+        return objectives(model, batch.context, used, batch.query, recipe.sigma.end, noise, explained).total
+
+    return Training(model, objectives, loss, len(batch.context.images), recipe)
 
 
-def encoder_views_per_second(part: int, count: int = 256) -> float:
-    """Forward and backward of the default representation, ``part`` views at a time."""
+class Row(NamedTuple):
+    """A line of the table."""
+
+    width: str
+    name: str
+    training: Training
+
+
+def rows(paper: GQNConfig, kind: Kind, paper_scenes: int, recipe: PretrainConfig) -> list[Row]:
+    """What is compared. Ratios are against the first row of the same width."""
     torch.manual_seed(0)
-    model, seen = GQN(GQNConfig()), views(count, 1)
-    usual, gqn.CPU_PART = gqn.CPU_PART, part
+    batch = Batch(random_views(recipe.batch, recipe.max_context), random_views(recipe.drawn, 1))
+    parts = f"{recipe.batch} compared, {recipe.drawn} drawn, {recipe.explained} explained"
+    few, drawn, default = batch.first(paper_scenes), batch.first(recipe.drawn), recipe.model
+    return [
+        Row("paper", f"plain, {kind}", plain(kind, paper, few, recipe)),
+        Row("paper", f"ours, {kind}: the same function", ours(paper, LIKELIHOOD, few, recipe)),
+        Row("default", "plain, pyramid", plain("pyramid", default, drawn, recipe)),
+        Row("default", "plain, pool", plain("pool", default, drawn, recipe)),
+        Row("default", "ours, likelihood alone", ours(default, LIKELIHOOD, drawn, recipe)),
+        Row("default", f"ours, recipe: {parts}", ours(default, recipe.objective, batch, recipe, recipe.explained)),
+    ]
+
+
+def compare(lines: list[Row], rounds: int, seconds: float) -> list[list[str]]:
+    """Measure ``lines`` in turn; the cells of the table, its heading first."""
+    flops = [line.training.gigaflops() for line in lines]  # these steps warm up, too
+    rates: list[list[float]] = [[] for _ in lines]
+    for _ in range(rounds):
+        for line, own in zip(lines, rates, strict=True):
+            own.append(line.training.scenes_per_second(seconds))
+    base: dict[str, float] = {}
+    cells = [["width", "network", "scenes a step", "parameters", "GFLOP/scene", "scenes/s", "min", "max", "ratio"]]
+    for line, work, own in zip(lines, flops, rates, strict=True):
+        middle = statistics.median(own)
+        ratio = middle / base.setdefault(line.width, middle)
+        size = sum(parameter.numel() for parameter in line.training.parameters)
+        speeds = [f"{speed:.3g}" for speed in (middle, min(own), max(own), ratio)]
+        cells.append([line.width, line.name, str(line.training.scenes), f"{size / 1e6:.1f} M", f"{work:.3g}", *speeds])
+    return cells
+
+
+def encoder(config: GQNConfig, views: int, rounds: int) -> list[list[str]]:
+    """Forward and backward of the representation network of ``config``, by the number of views at a time."""
+    model, seen = GQN(config), random_views(views, 1)
+    rates: dict[int, list[float]] = {part: [] for part in PARTS}
+    usual = gqn.CPU_PART
     try:
-        model.represent(seen).sum().backward()
-        began = time.perf_counter()
-        model.represent(seen).sum().backward()
+        for number in range(rounds + 1):
+            for part, own in rates.items():
+                gqn.CPU_PART = part
+                began = time.perf_counter()
+                model.represent(seen).sum().backward()
+                if number:  # the first round warms up
+                    own.append(views / (time.perf_counter() - began))
     finally:
         gqn.CPU_PART = usual
-    return count / (time.perf_counter() - began)
+    cells = [["encoder alone", "views/s", "min", "max"]]
+    for part, own in rates.items():
+        speeds = [f"{speed:.0f}" for speed in (statistics.median(own), min(own), max(own))]
+        cells.append([f"{part} views at a time", *speeds])
+    return cells
+
+
+def table(cells: list[list[str]], texts: int, markdown: bool) -> str:
+    """``cells`` in aligned columns, of which the first ``texts`` are text and the others numbers."""
+    sizes = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    columns = range(len(sizes))
+    lines = [
+        [cell.ljust(sizes[i]) if i < texts else cell.rjust(sizes[i]) for i, cell in enumerate(row)] for row in cells
+    ]
+    if not markdown:
+        return "\n".join("  ".join(line).rstrip() for line in lines)
+    lines.insert(1, ["-" * sizes[i] if i < texts else "-" * (sizes[i] - 1) + ":" for i in columns])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def main() -> None:
-    """Measure and print the table."""
+    """Measure and print both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch (default: all)")
-    parser.add_argument("--steps", type=int, default=3, help="timed steps of each row (default 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each row (default 3)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of a measurement, one step at least (default 1)")
+    parser.add_argument("--markdown", action="store_true", help="print Markdown tables")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(f"torch {torch.__version__}, {options.threads} threads, float32")
-    rows = {"ours": (GQNConfig(), ObjectiveConfig(), 128, 16)}
-    for kind in ("pyramid", "pool", "tower"):
-        rows[f"paper, {kind}, 12 shared cores"] = (GQNConfig.paper(kind), PLAIN, 4, 4)
-    for name, (config, objective, batch, drawn) in rows.items():
-        print(f"{name:<40}{scenes_per_second(config, objective, batch, drawn, options.steps):>10.1f} scenes/s")
-    for part in (256, 64, 32, 16):
-        print(f"encoder alone, {part:>3} views at a time{'':<7}{encoder_views_per_second(part):>10.0f} views/s")
+    recipe = PretrainConfig()
+    context = f"{recipe.max_context} context views a scene"
+    print(f"torch {torch.__version__}, {options.threads} threads, float32, {context}\n", flush=True)
+    lines = rows(GQNConfig.paper(PAPER_KIND), PAPER_KIND, PAPER_SCENES, recipe)
+    cells = compare(lines, options.rounds, options.seconds)
+    print(table(cells, 2, options.markdown), end="\n\n")
+    print(table(encoder(recipe.model, 256, options.rounds), 1, options.markdown))
 
 
 if __name__ == "__main__":
