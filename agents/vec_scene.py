@@ -20,21 +20,27 @@ from torch import nn
 from gqn_rl.encoder import hash_tensors
 from gqn_rl.types import POSE_SIZE, SceneEncoder
 
-#: The observation's parts: K views of one moment, their camera poses, and (optional) the robot's own sensors.
+#: The observation's parts: K views of one moment, their camera poses, and (optional) the robot's own sensors, and the
+#: frame in which it acts.
 VIEW_KEYS: Final = ("images", "poses")
 PROPRIO_KEY: Final = "proprio"
+FRAME_KEY: Final = "frame"
+FRAME_SIZE: Final = 4
 
 
 class SceneVector:
     """Turns batches of views into policy inputs: the scene vector, followed by the proprioception.
 
-    The encoder is put in eval mode and its parameters need no gradients from here on.
+    The encoder is put in eval mode and its parameters need no gradients from here on. Where its vector holds points in
+    the room and the robot knows its own place, the policy sees the points from there: what it has to do depends on
+    where things are *relative* to the hand, and a policy learns that difference slowly by itself.
 
     Args:
-        encoder: anything with ``size`` and ``encode``.
+        encoder: anything with ``size`` and ``encode``. The first ``3 * encoder.points`` entries of its vector, if it
+            says so, are coordinates in ``encoder.unit`` metres.
         observation_space: of one environment: ``Dict`` with ``images`` (K, H, W, 3) uint8, ``poses`` (K, 5) float32
-            and, optionally, ``proprio`` (P,) float32.
-        proprio: whether the proprioception, where there is any, is part of the policy's input.
+            and, optionally, ``proprio`` (P,) float32 and ``frame`` (4,) float32, x, y, z (m) and yaw (rad).
+        proprio: whether the proprioception and the frame, where there are any, are part of the policy's input.
 
     Raises:
         ValueError: another observation space; the message names the keys and shapes needed and found.
@@ -54,14 +60,17 @@ class SceneVector:
             assert isinstance(sensors, spaces.Box)
             low.append(sensors.low.astype(np.float32))
             high.append(sensors.high.astype(np.float32))
+        self._points = int(getattr(encoder, "points", 0)) if proprio and FRAME_KEY in parts.spaces else 0
+        self._unit = float(getattr(encoder, "unit", 1.0))
+        own = ((PROPRIO_KEY, self._proprio), (FRAME_KEY, self._points))
         #: The parts of an observation that are used.
-        self.keys = (*VIEW_KEYS, PROPRIO_KEY) if self._proprio else VIEW_KEYS
+        self.keys = (*VIEW_KEYS, *(key for key, used in own if used))
         #: Of one environment's policy input: (size + P,) float32.
         self.space = spaces.Box(np.concatenate(low), np.concatenate(high), dtype=np.float32)
 
     @torch.inference_mode()
     def __call__(self, observations: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """``images`` (B, K, H, W, 3), ``poses`` (B, K, 5) and ``proprio`` (B, P) to (B, size + P) float32."""
+        """``images`` (B, K, H, W, 3), ``poses`` (B, K, 5), ``proprio`` (B, P), ``frame`` (B, 4) to (B, size + P)."""
         images = torch.as_tensor(observations["images"], device=self._device)
         poses = torch.as_tensor(observations["poses"], dtype=torch.float32, device=self._device)
         vectors = self.encoder.encode(images, poses)
@@ -71,9 +80,24 @@ class SceneVector:
                 f"with size {self.encoder.size} it must be {(len(images), self.encoder.size)}"
             )
         flat = vectors.float().cpu().numpy()
+        if self._points:
+            end = 3 * self._points
+            points = flat[:, :end].reshape(len(flat), self._points, 3)
+            flat[:, :end] = in_frame(points, observations[FRAME_KEY], self._unit).reshape(len(flat), end)
         if self._proprio:
             flat = np.concatenate([flat, observations[PROPRIO_KEY].astype(np.float32)], axis=1)
         return flat
+
+
+def in_frame(points: NDArray[Any], frames: NDArray[Any], unit: float = 1.0) -> NDArray[np.float32]:
+    """Points (B, N, 3) in the room, as seen from ``frames`` (B, 4): x, y, z (m), yaw (rad), x axis along the yaw.
+
+    Points come and go in ``unit`` metres.
+    """
+    moved = points - frames[:, None, :3] / unit
+    cos, sin = np.cos(frames[:, None, 3]), np.sin(frames[:, None, 3])
+    x, y, z = moved[..., 0], moved[..., 1], moved[..., 2]
+    return np.stack([cos * x + sin * y, cos * y - sin * x, z], axis=-1).astype(np.float32)
 
 
 class VecSceneObservation(VecEnvWrapper):
@@ -140,7 +164,7 @@ def _modules(encoder: SceneEncoder) -> Iterator[nn.Module]:
 def _check_space(space: spaces.Space[Any]) -> spaces.Dict:
     needed = (
         "an encoder needs a Dict observation with images (K, H, W, 3) uint8, poses (K, 5) float32 "
-        "and, optionally, proprio (P,) float32"
+        "and, optionally, proprio (P,) and frame (4,) float32"
     )
     if not isinstance(space, spaces.Dict):
         raise ValueError(f"{needed}; found {space}")
@@ -156,4 +180,6 @@ def _check_space(space: spaces.Space[Any]) -> spaces.Dict:
         sensors = space[PROPRIO_KEY]
         if not isinstance(sensors, spaces.Box) or len(sensors.shape) != 1:
             raise ValueError(f"{needed}; found proprio {sensors}")
+    if FRAME_KEY in space.spaces and space[FRAME_KEY].shape != (FRAME_SIZE,):
+        raise ValueError(f"{needed}; found frame {space[FRAME_KEY]}")
     return space

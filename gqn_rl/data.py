@@ -24,7 +24,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ from pydantic import Field, model_validator
 
 from gqn_rl.config import Config, UserError
 from gqn_rl.files import disk_errors, read_json, write_json
-from gqn_rl.types import POSE_SIZE, RenderError, SceneSource, Views
+from gqn_rl.types import POSE_SIZE, Perturbable, RenderError, SceneSource, Views
 
 #: Scenes a process writes before it marks them done.
 CHUNK: Final = 64
@@ -43,12 +43,15 @@ class BlockPlan(Config):
 
     A block is a grid: every draw of the ``rows`` factor meets every draw of the ``columns`` factor, and all other
     factors (appearance, say) are drawn once for the whole block. One row and one column: independent scenes.
+    ``family`` above 1 needs a source that is :class:`gqn_rl.types.Perturbable`.
     """
 
     rows: str | None = None  #: factor that is shared along a row
     columns: str | None = None  #: factor that is shared along a column
     height: int = Field(1, ge=1)
     width: int = Field(1, ge=1)
+    #: Rows (columns) come in families of this many: the first is drawn, the others are perturbations of it.
+    family: int = Field(1, ge=1)
 
     @model_validator(mode="after")
     def _both_or_none(self) -> BlockPlan:
@@ -98,11 +101,20 @@ class Manifest:
 
 
 def describe_source(source: SceneSource, config: RecordConfig) -> Manifest:
-    """The manifest of a recording of ``source`` that has not begun."""
+    """The manifest of a recording of ``source`` that has not begun.
+
+    Raises:
+        UserError: the block plan names a factor that the source has not, or families that it cannot make.
+    """
     block = config.block
     for name in (block.rows, block.columns):
         if name is not None and name not in source.scene_factors:
             raise UserError(f"block: {config.env} has no factor {name!r}; valid: {', '.join(source.scene_factors)}")
+    if block.family > 1 and not isinstance(source, Perturbable):
+        raise UserError(
+            f"block.family is {block.family}, but {config.env} has no method perturb_factor(factor, rng) that draws a "
+            "factor near where it is; valid: 1"
+        )
     camera = source.camera_metadata
     groups = {name: (part.start, part.stop) for name, part in source.state_groups.items()}
     plain_camera = {**camera, "image_size": list(camera["image_size"])}
@@ -186,7 +198,11 @@ def set_scene(source: SceneSource, block: BlockPlan, seed: int, scene: int) -> N
     row, column = divmod(place, block.width)
     for index, factor in enumerate(source.scene_factors):
         draw = row if factor == block.rows else column if factor == block.columns else 0
-        source.draw_factor(factor, np.random.default_rng([seed, number, 0, index, draw]))
+        first = draw - draw % block.family
+        source.draw_factor(factor, np.random.default_rng([seed, number, 0, index, first]))
+        if draw > first:
+            perturbable = cast(Perturbable, source)  # checked by describe_source
+            perturbable.perturb_factor(factor, np.random.default_rng([seed, number, 0, index, draw]))
 
 
 def photograph(

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from gqn_rl.config import UserError
 from gqn_rl.files import read_json, write_bytes, write_json
 from gqn_rl.gqn import GQN, GQNConfig
+from gqn_rl.hub import SCHEME, download, find_reference, push_to_hub
 from gqn_rl.types import SceneEncoder, Views
 
 #: Where shipped encoders lie.
@@ -32,17 +33,18 @@ _MEAN, _PROJECTION = "output.mean", "output.projection"
 
 
 class GQNEncoder(nn.Module):
-    """Views of one moment to one vector: principal components of the mean over views of their representations.
+    """Views of one moment to one vector whose scale does not depend on how many views there are.
 
-    The paper sums over views. A policy keeps its inputs' scale when a camera drops out if the sum is divided by
-    the number of views, so this does; ``gqn.represent`` is the plain sum. The first entries hold what varies most
-    over scenes. All are divided by one number, such that their mean square over training scenes is 1: a policy sees
-    numbers of order one, and small variations stay small.
+    Of a representation of points: their coordinates in the room, divided by ``unit`` metres, then the principal
+    components of the free features, if it has any. Of any other: the principal components of the mean over views (the
+    paper sums; ``gqn.represent`` is the plain sum). Principal components hold first what varies most over scenes.
+    Points and components are each divided by one number, such that their variance over training scenes is 1 on
+    average: a policy sees numbers of order one, and small variations stay small.
 
     Args:
         gqn: the trained network. It is frozen: in ``eval`` mode whatever is asked, and without gradients.
-        mean: (C,) of the mean representation over training scenes.
-        projection: (C, size), scaled principal directions.
+        mean: (C,) what is taken off the vector of the representation network.
+        projection: (C, size), what the rest is multiplied with.
         card: facts about the encoder; ``card["camera"]`` is what :meth:`check` compares.
     """
 
@@ -55,6 +57,9 @@ class GQNEncoder(nn.Module):
         self.register_buffer("projection", projection)
         self.card = dict(card)
         self.size = projection.shape[1]
+        #: How many points the vector begins with, three entries each, in ``unit`` metres.
+        self.points = gqn.representation.points
+        self.unit = gqn.config.length_scale / float(projection[0, 0]) if self.points else 1.0
         self.requires_grad_(False)
         self.train(False)
 
@@ -65,8 +70,8 @@ class GQNEncoder(nn.Module):
     @torch.inference_mode()
     def encode(self, images: Tensor, poses: Tensor) -> Tensor:
         """``images`` (B, K, H, W, 3) uint8 and ``poses`` (B, K, 5) to (B, size) float32; K >= 1."""
-        views = self.gqn.represent_views(Views(images, poses)).float()
-        return (views.mean(dim=1).flatten(1) - self.mean) @ self.projection
+        shares = self.gqn.represent_views(Views(images, poses))
+        return (self.gqn.representation.vector(shares).float() - self.mean) @ self.projection
 
     def forward(self, images: Tensor, poses: Tensor) -> Tensor:
         """The same as :meth:`encode`."""
@@ -112,25 +117,32 @@ class GQNEncoder(nn.Module):
 
     @classmethod
     def from_gqn(cls, gqn: GQN, views: Views, card: Mapping[str, Any], size: int = 64) -> GQNEncoder:
-        """Freeze a trained ``gqn``; its principal components are those of ``views`` (N, K) of N training scenes.
+        """Freeze a trained ``gqn``; what varies how much is measured on ``views`` (N, K) of N training scenes.
 
-        ``size`` is cut to the length of the representation, and to N. Where the components beyond 64 were left
-        out, ridge probes did as well or better (ArmReach: target R2 0.971 with 64, 0.962 with all 256).
+        ``size`` is the number of principal components, cut to how many there are. Where the components beyond 64 were
+        left out, ridge probes did as well or better (ArmReach, ray attention: target R2 0.971 with 64, 0.962 with all
+        256).
         """
         with torch.inference_mode():
             parts = zip(views.images.split(256), views.poses.split(256), strict=True)
-            vectors = torch.cat([gqn.represent_views(Views(*part)).float().mean(1).flatten(1) for part in parts])
-            mean = vectors.mean(0)
-            _, singular, directions = torch.linalg.svd(vectors - mean, full_matrices=False)
-            # A direction is as good as its opposite: make the largest entry positive, on every machine.
-            largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
-            rms = singular[:size].square().mean().div(len(vectors)).sqrt().clamp_min(1e-6)
-            projection = (directions * largest.sign())[:size].T / rms
+            vectors = [gqn.representation.vector(gqn.represent_views(Views(*part))).float() for part in parts]
+            points, features = torch.cat(vectors).tensor_split([3 * gqn.representation.points], dim=1)
+            mean = torch.cat([points.new_zeros(points.shape[1]), features.mean(0)])
+            parts_of_vector = []
+            if points.shape[1]:
+                spread = (points - points.mean(0)).square().mean().sqrt().clamp_min(1e-6)
+                parts_of_vector.append(torch.eye(points.shape[1], device=points.device) / spread)
+            if features.shape[1]:
+                parts_of_vector.append(_principal(features, size))
+            projection = torch.block_diag(*parts_of_vector)
         return cls(gqn, mean.clone(), projection.contiguous().clone(), card)
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> GQNEncoder:
-        """Load an encoder that is shipped (by name), or from a folder or ``.safetensors`` file.
+        """Load an encoder: a shipped one by name, a folder or ``.safetensors`` file, or one of the Hugging Face Hub.
+
+        ``owner/name`` and ``owner/name@revision`` are repositories of the Hub unless a folder ``owner`` lies here;
+        ``hf://owner/name`` always is one (see :mod:`gqn_rl.hub`).
 
         Raises:
             UserError: there is none (the message lists the shipped ones), or its files are corrupt.
@@ -163,6 +175,19 @@ class GQNEncoder(nn.Module):
         model = self.gqn.config.to_dict()
         write_json(Path(f"{path}.json"), {**self.card, "model": model, "fingerprint": self.fingerprint})
 
+    def push_to_hub(self, repository: str, **options: Any) -> str:
+        """Upload to ``owner/name`` or ``owner/name@branch``; see :func:`gqn_rl.hub.push_to_hub` for ``options``."""
+        return push_to_hub(self, repository, **options)
+
+
+def _principal(vectors: Tensor, size: int) -> Tensor:
+    """The first ``size`` principal directions (C, size) of ``vectors`` (N, C), divided by the components' mean size."""
+    _, singular, directions = torch.linalg.svd(vectors - vectors.mean(0), full_matrices=False)
+    # A direction is as good as its opposite: make the largest entry positive, on every machine.
+    largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
+    rms = singular[:size].square().mean().div(len(vectors)).sqrt().clamp_min(1e-6)
+    return (directions * largest.sign())[:size].T / rms
+
 
 def hash_tensors(digest: hashlib._Hash, tensors: Mapping[str, Tensor]) -> None:
     """Add names, types, shapes and bytes of ``tensors`` to ``digest``, in the order of their names."""
@@ -177,12 +202,12 @@ def shipped_encoders() -> list[str]:
 
 
 def load_encoder(spec: str) -> SceneEncoder:
-    """An encoder by shipped name, by path, or any class with ``encode`` and ``size`` by ``module:Class``.
+    """What :meth:`GQNEncoder.from_pretrained` finds, or any class with ``encode`` and ``size`` by ``module:Class``.
 
     Raises:
         UserError: it does not exist, cannot be imported, or is no scene encoder.
     """
-    if ":" not in spec or Path(spec).exists():
+    if ":" not in spec or spec.startswith(SCHEME) or Path(spec).exists():
         return GQNEncoder.from_pretrained(spec)
     module_name, _, class_name = spec.partition(":")
     try:
@@ -200,7 +225,9 @@ def load_encoder(spec: str) -> SceneEncoder:
 
 def _locate(name: str) -> tuple[Path, Path]:
     path = Path(name)
-    if path.is_dir():
+    if (reference := find_reference(name)) is not None:
+        stem = download(reference) / "encoder"
+    elif path.is_dir():
         stem = path / "encoder"
     elif path.suffix == ".safetensors":
         stem = path.with_suffix("")
@@ -212,6 +239,6 @@ def _locate(name: str) -> tuple[Path, Path]:
             shipped = ", ".join(shipped_encoders()) or "none"
             raise UserError(
                 f"no encoder {name!r} ({file} is missing); give a shipped name ({shipped}), "
-                "a folder that `pretrain` made, a .safetensors file or module:Class"
+                "a folder that `pretrain` made, a .safetensors file, owner/name on the Hugging Face Hub or module:Class"
             )
     return weights, card

@@ -21,7 +21,7 @@ layer and is broadcast, which equals the paper's convolution of the upsampled ve
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple, Self, cast
+from typing import Final, Literal, NamedTuple, Self, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -30,16 +30,20 @@ from torch.nn import functional as F
 
 from gqn_rl.config import Config
 from gqn_rl.rays import PLUCKER_SIZE, POSE_FEATURES, pose_features, ray_features
+from gqn_rl.splats import SPLAT_CHANNELS, splats
+
+#: Standard deviation of a point's blob at initialisation, in units of the length scale.
+BLOB_SIZE: Final = 0.1
 
 
 class GeneratorConfig(Config):
     """Sizes of the generator. The defaults are ours, for two CPU cores; ``GQNConfig.paper`` has the paper's."""
 
-    steps: int = Field(default=4, ge=1)  #: latent steps; 8 to 12 in the paper
+    steps: int = Field(default=3, ge=1)  #: latent steps; 8 to 12 in the paper
     channels: int = Field(default=64, ge=1)  #: of the cores' hidden states; 128 in the paper
     z_channels: int = Field(default=3, ge=1)  #: of the latent at each step
     kernel: int = Field(default=3, ge=1)  #: of the cores and the latent heads, odd; 5 in the paper
-    stride: int = Field(default=8, ge=1)  #: image pixels to a cell of the cores' grid; 4 in the paper
+    stride: int = Field(default=4, ge=1)  #: image pixels to a cell of the cores' grid; 4 in the paper
     canvas_channels: int = Field(default=64, ge=1)  #: of the canvas, at the cores' resolution
     shared: bool = True  #: one set of core weights for all steps
     conditioning: Literal["pose", "rays"] = "rays"  #: v everywhere, or to each cell the ray through its centre
@@ -59,16 +63,35 @@ class GeneratorConfig(Config):
         return self
 
 
+class SharedNoise(NamedTuple):
+    """One of ``size`` equal parts of a batch's noise, for processes that share the batch: all draw all of it."""
+
+    rng: torch.Generator | None
+    rank: int = 0
+    size: int = 1
+
+    def like(self, tensor: Tensor) -> Tensor:
+        """Standard normal numbers of the shape of ``tensor`` (N, ...): this part of (size * N, ...)."""
+        shape = (self.size * len(tensor), *tensor.shape[1:])
+        noise = torch.randn(shape, generator=self.rng, device=tensor.device, dtype=tensor.dtype)
+        return noise[self.rank * len(tensor) :][: len(tensor)]
+
+
+#: Where samples come from: a generator, PyTorch's global one (None), or a share of a larger batch's noise.
+Noise = torch.Generator | SharedNoise | None
+
+
 class Gaussian(NamedTuple):
     """A diagonal normal distribution."""
 
     mean: Tensor
     log_std: Tensor  #: natural logarithm of the standard deviation, in sampling and in the divergence alike
 
-    def sample(self, rng: torch.Generator | None) -> Tensor:
+    def sample(self, rng: Noise) -> Tensor:
         """One reparametrised sample, of the shape of ``mean``."""
-        noise = torch.randn(self.mean.shape, generator=rng, device=self.mean.device, dtype=self.mean.dtype)
-        return self.mean + self.log_std.exp() * noise
+        if not isinstance(rng, SharedNoise):
+            rng = SharedNoise(rng)
+        return self.mean + self.log_std.exp() * rng.like(self.mean)
 
     def kl(self, other: Gaussian) -> Tensor:
         """KL(self || other) in nats, summed over all but the first dimension: (N,)."""
@@ -176,7 +199,8 @@ class Conditioning(nn.Module):
     """Camera and scene as the cores see them.
 
     Without ``mixing_channels``: v (a vector) or ray features (maps), beside r (a vector when it is 1x1, else maps).
-    With it, maps in which a residual perceptron has mixed camera and scene at every cell.
+    With it, maps in which a residual perceptron has mixed camera and scene at every cell. When r begins with the
+    places of ``points``, they also enter as blobs where the camera sees them (:mod:`gqn_rl.splats`).
     """
 
     def __init__(
@@ -186,9 +210,11 @@ class Conditioning(nn.Module):
         grid: tuple[int, int],
         fovy: float,
         length_scale: float,
+        points: int,
     ) -> None:
         super().__init__()
         self.grid, self.fovy, self.length_scale, self.bands = grid, fovy, length_scale, config.bands
+        self.points = points
         self.rays = config.conditioning == "rays"
         self.mixing = config.mixing_channels > 0
         scene = scene_shape[0]
@@ -207,9 +233,16 @@ class Conditioning(nn.Module):
                 self.scene = nn.Conv2d(scene, scene, 1, bias=False)
             maps = (camera if self.rays else 0) + (0 if pooled else scene)
             self.sizes = (maps, camera + scene - maps)  #: channels of the maps, length of the vectors
+        if points:
+            if not self.mixing:
+                raise ValueError("points need mixing_channels above 0")
+            self.log_sizes = nn.Parameter(torch.full((points,), math.log(BLOB_SIZE)))
+            self.splats = nn.Conv2d(SPLAT_CHANNELS * points, config.mixing_channels, 1, bias=False)
         if config.zero_init_scene:
             assert isinstance(self.scene, nn.Conv2d)
             nn.init.zeros_(self.scene.weight)
+            if points:
+                nn.init.zeros_(self.splats.weight)
 
     def forward(self, scene: Tensor, poses: Tensor) -> Condition:
         """``scene`` (S, C, h, w) and ``poses`` (N, 5), N a multiple of S, to a condition for N views."""
@@ -223,6 +256,11 @@ class Conditioning(nn.Module):
             camera = pose_features(poses, self.length_scale)[:, :, None, None]
         if self.mixing:
             x = (self.camera(camera) + r).expand(-1, -1, *self.grid)
+            if self.points:
+                places = scene[:, : 3 * self.points].float().flatten(1).unflatten(1, (self.points, 3))
+                places = places.repeat_interleave(len(poses) // len(scene), dim=0)
+                sizes = self.log_sizes.exp()
+                x = x + self.splats(splats(places, sizes, poses, self.fovy, *self.grid, self.length_scale))
             return Condition(x + self.mix(x), x.new_zeros(len(poses), 0))
         parts = [camera.to(r.dtype), r]
         vectors = [part.flatten(1) for part in parts if part.shape[-2:] == (1, 1)]
@@ -248,24 +286,25 @@ class Generator(nn.Module):
         width: int,
         fovy: float,
         length_scale: float = 1.0,
+        points: int = 0,
     ) -> None:
         super().__init__()
         check_size(config, height, width)
         self.steps = config.steps
         self.channels, self.canvas_channels = config.channels, config.canvas_channels
         self.grid = (height // config.stride, width // config.stride)
-        self.conditioning = Conditioning(config, scene_shape, self.grid, fovy, length_scale)
+        self.conditioning = Conditioning(config, scene_shape, self.grid, fovy, length_scale, points)
         self.stages = nn.ModuleList(
             Step(config, *self.conditioning.sizes) for _ in range(1 if config.shared else config.steps)
         )
+        # Where camera and scene are mixed, the canvas begins with what the mixture alone says.
+        self.first = nn.Conv2d(config.mixing_channels, config.canvas_channels, 1) if config.mixing_channels else None
         self.prior_head = GaussianHead(config.channels, config.z_channels, config.kernel)
         self.posterior_head = GaussianHead(config.channels, config.z_channels, config.kernel)
         self.shrink = nn.Conv2d(3, config.channels, config.stride, stride=config.stride)
         self.decoder = LinearDecoder(config) if config.decoder == "linear" else ConvDecoder(config)
 
-    def posterior(
-        self, scene: Tensor, poses: Tensor, images: Tensor, rng: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def posterior(self, scene: Tensor, poses: Tensor, images: Tensor, rng: Noise = None) -> tuple[Tensor, Tensor]:
         """Reconstruct ``images`` (N, 3, H, W): their means (N, 3, H, W), and the KL divergence (N,) in nats."""
         condition = self.conditioning(scene, poses)
         seen = Condition(torch.cat([condition.maps, self.shrink(images)], dim=1), condition.vectors)
@@ -284,9 +323,7 @@ class Generator(nn.Module):
             u = u + stages[own].to_canvas(h_g)
         return self.decoder(u).float(), kl
 
-    def prior(
-        self, scene: Tensor, poses: Tensor, rng: torch.Generator | None = None, deterministic: bool = False
-    ) -> Tensor:
+    def prior(self, scene: Tensor, poses: Tensor, rng: Noise = None, deterministic: bool = False) -> Tensor:
         """Imagine the views: means (N, 3, H, W). ``deterministic`` takes the prior's mean for every latent."""
         condition = self.conditioning(scene, poses)
         stages = self._stages()
@@ -304,10 +341,12 @@ class Generator(nn.Module):
         """One owner of weights for all steps, or one for each."""
         return [cast(Step, stage) for stage in self.stages]
 
-    def _start(self, poses: Tensor, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The first hidden state, cell and canvas: zeros."""
+    def _start(self, poses: Tensor, maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The first hidden state and cell, zeros, and the first canvas."""
         h, w = self.grid
         hidden = torch.zeros(len(poses), h, w, self.channels, device=poses.device).permute(0, 3, 1, 2)
+        if self.first is not None:
+            return hidden, torch.zeros_like(hidden), self.first(maps)
         canvas = torch.zeros(len(poses), h, w, self.canvas_channels, device=poses.device).permute(0, 3, 1, 2)
         return hidden, torch.zeros_like(hidden), canvas
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gqn_rl import generator as generator_module
 from gqn_rl import representation as representation_module
 from gqn_rl.config import Config
-from gqn_rl.generator import Generator, GeneratorConfig
+from gqn_rl.generator import Generator, GeneratorConfig, Noise
 from gqn_rl.representation import RepresentationConfig, build_representation
 from gqn_rl.types import POSE_SIZE, Views
 
@@ -37,6 +37,8 @@ class GQNConfig(Config):
     @model_validator(mode="after")
     def _check(self) -> Self:
         representation_module.check_size(self.representation, *self.image_size)
+        if self.representation.kind == "points" and self.generator.mixing_channels == 0:
+            raise ValueError("representation.kind 'points' needs generator.mixing_channels above 0, got 0")
         generator_module.check_size(self.generator, *self.image_size)
         return self
 
@@ -93,7 +95,13 @@ class GQN(nn.Module):
             config.representation, height, width, config.fovy, config.length_scale
         )
         self.generator = Generator(
-            config.generator, self.representation.out_shape, height, width, config.fovy, config.length_scale
+            config.generator,
+            self.representation.read_shape,
+            height,
+            width,
+            config.fovy,
+            config.length_scale,
+            self.representation.points,
         )
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # three times faster on CPU
 
@@ -114,19 +122,19 @@ class GQN(nn.Module):
         """The scene (B, C, h, w): the sum over views, whatever their order and number; zeros for no views."""
         return self.represent_views(context).sum(dim=1)
 
-    def reconstruct(self, scene: Tensor, query: Views, sigma: float, rng: torch.Generator | None = None) -> GQNOutput:
+    def reconstruct(self, scene: Tensor, query: Views, sigma: float, rng: Noise = None) -> GQNOutput:
         """Explain ``query`` (B, Q) given ``scene`` (B, C, h, w); ``sigma`` > 0 is the pixels' standard deviation."""
         if not sigma > 0:
             raise ValueError(f"sigma must be positive, got {sigma}")
         images, poses = self._inputs(query)
         b, q = poses.shape[:2]
         target = _to_nchw(images.flatten(0, 1))
-        mean, kl = self.generator.posterior(scene, poses.flatten(0, 1), target, rng)
+        mean, kl = self.generator.posterior(self.representation.read(scene), poses.flatten(0, 1), target, rng)
         squares = ((mean - target) / sigma).square().flatten(1).sum(dim=1)
         nll = 0.5 * squares + likelihood_floor(sigma, target[0].numel())
         return GQNOutput(_to_views(mean, b), nll.unflatten(0, (b, q)), kl.unflatten(0, (b, q)))
 
-    def forward(self, context: Views, query: Views, sigma: float, rng: torch.Generator | None = None) -> GQNOutput:
+    def forward(self, context: Views, query: Views, sigma: float, rng: Noise = None) -> GQNOutput:
         """Explain ``query`` (B, Q views) from ``context`` (B, K views); see :meth:`reconstruct`."""
         return self.reconstruct(self.represent(context), query, sigma, rng)
 
@@ -136,7 +144,9 @@ class GQN(nn.Module):
         Every latent takes its prior's mean. Differentiable: its error sends gradient straight to the scene.
         """
         poses = self._poses(poses)
-        return _to_views(self.generator.prior(scene, poses.flatten(0, 1), deterministic=True), len(poses))
+        return _to_views(
+            self.generator.prior(self.representation.read(scene), poses.flatten(0, 1), deterministic=True), len(poses)
+        )
 
     @torch.no_grad()
     def generate(
@@ -144,7 +154,7 @@ class GQN(nn.Module):
         scene: Tensor,
         poses: Any,
         samples: int = 1,
-        rng: torch.Generator | None = None,
+        rng: Noise = None,
         deterministic: bool = False,
     ) -> Tensor:
         """Imagine ``scene`` (B, C, h, w) from ``poses`` (B, Q, 5): (samples, B, Q, H, W, 3) float in [0, 1].
@@ -154,7 +164,7 @@ class GQN(nn.Module):
         poses = self._poses(poses)
         b, q = poses.shape[:2]
         repeated = poses[:, None].expand(b, samples, q, POSE_SIZE).reshape(-1, POSE_SIZE)
-        mean = self.generator.prior(scene, repeated, rng, deterministic).clamp(0, 1)
+        mean = self.generator.prior(self.representation.read(scene), repeated, rng, deterministic).clamp(0, 1)
         return _to_views(mean, b).unflatten(1, (samples, q)).transpose(0, 1)
 
     @property

@@ -79,6 +79,20 @@ def run(
         return _run(pretraining, folder, log, stop)
 
 
+def follow(pretraining: Pretraining, folder: Path, stop: Callable[[], bool] = lambda: False) -> None:
+    """What processes that do not lead do while the leader calls :func:`run`: train along, and write nothing.
+
+    Raises:
+        KeyboardInterrupt: ``stop`` said so, here or in another process.
+    """
+    checkpoint = folder / "checkpoint.pt"
+    if checkpoint.exists():
+        pretraining.load(checkpoint)
+    for step in pretraining.steps():
+        if pretraining.world.any(stop()) and step.number < pretraining.config.steps:
+            raise KeyboardInterrupt(f"interrupted at step {step.number}; run the same command to go on")
+
+
 def _run(pretraining: Pretraining, folder: Path, log: Log, stop: Callable[[], bool]) -> GQNEncoder:
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.exists():
@@ -103,7 +117,7 @@ def _run(pretraining: Pretraining, folder: Path, log: Log, stop: Callable[[], bo
                 evaluations.append({"step": step.number, "wall_s": time.monotonic() - began, **evaluation.scalars()})
                 log(step.number, {f"held_out/{name}": value for name, value in evaluation.scalars().items()})
                 bar.write(_line(evaluation))
-            stopping = stop()
+            stopping = pretraining.world.any(stop())
             if step.number % config.checkpoint_every == 0 or last or stopping:
                 metrics.flush()
                 evaluations.flush()
@@ -154,12 +168,12 @@ def _training_row(step: Step) -> dict[str, float]:
 
 def _postfix(row: Mapping[str, float], bar: Any, batch: int) -> str:
     rate = bar.format_dict["rate"] or 0.0
-    return f"{rate * batch:.0f} scenes/s, contrast {row['contrast_accuracy']:.2f}, prior MSE {row['prior_mse']:.4f}"
+    return f"{rate * batch:.0f} scenes/s, contrast {row['geometry_accuracy']:.2f}, prior MSE {row['prior_mse']:.4f}"
 
 
 def _line(evaluation: Evaluation) -> str:
     probes = ", ".join(
-        f"{name.removesuffix('_r2')} R2 {value:.2f}"
+        f"{name.removesuffix('_r2')} R2 {value:.2f} ({evaluation.probes[name.removesuffix('_r2') + '_cm']:.1f} cm)"
         for name, value in evaluation.probes.items()
         if name.endswith("_r2")
     )

@@ -24,8 +24,10 @@ from gqn_rl.cameras import CONVENTION
 from gqn_rl.config import Config, UserError
 from gqn_rl.data import SceneDataset, sample_scenes, split_views
 from gqn_rl.files import write_bytes
+from gqn_rl.generator import SharedNoise
 from gqn_rl.gqn import GQN, GQNConfig
 from gqn_rl.objectives import Losses, Objective, ObjectiveConfig
+from gqn_rl.parallel import World
 from gqn_rl.probes import probe, scene_share
 from gqn_rl.types import Views
 
@@ -47,32 +49,39 @@ class PretrainConfig(Config):
 
     model: GQNConfig = GQNConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
-    steps: int = Field(6_000, ge=1)
-    batch: int = Field(128, ge=2)  #: scenes a step that the contrast compares
-    drawn: int = Field(16, ge=1)  #: of these, scenes that the generator draws; 36 in the paper
+    steps: int = Field(4_000, ge=1)
+    batch: int = Field(32, ge=2)  #: scenes a step that the contrast compares
+    drawn: int = Field(32, ge=1)  #: of these, scenes that the generator draws from its prior's mean
+    explained: int = Field(4, ge=1)  #: of these, views that the likelihood explains; 36 in the paper
     #: What a step takes of each of the recording's blocks, (rows, columns); drawn anew every step.
     parts: tuple[tuple[PositiveInt, PositiveInt], ...] = Field(((4, 1), (1, 4)), min_length=1)
     max_context: int = Field(3, ge=1)  #: views that may enter the scene; each scene draws 1 to this many
     learning_rate: float = Field(1e-3, gt=0)  #: of Adam, at its highest
-    warmup: int = Field(200, ge=0)  #: steps of linear warm-up
+    warmup: int = Field(100, ge=0)  #: steps of linear warm-up
     decay: Literal["cosine", "paper"] = "cosine"  #: to zero at the end, or 5e-4 to 5e-5 over 1.6e6 steps
     weight_decay: float = Field(1e-4, ge=0)
     clip: float = Field(1.0, gt=0)  #: largest norm of the gradient
     #: Pixel standard deviation; 2.0 to 0.7 over 2e5 steps in the paper (0.4 and more never saw small objects).
-    sigma: Ramp = Ramp(start=0.2, end=0.1, steps=2_000)
+    sigma: Ramp = Ramp(start=0.2, end=0.1, steps=1_000)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     held_out: int = Field(512, ge=2)  #: scenes at the end of the recording that are never trained on
     evaluate_every: int = Field(500, ge=1)
-    checkpoint_every: int = Field(250, ge=1)
+    checkpoint_every: int = Field(100, ge=1)
     seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.batch % self.drawn:
             raise ValueError(f"batch ({self.batch}) must be a multiple of drawn ({self.drawn})")
-        if self.objective.contrast and self.max_context < 2:
+        if self.drawn % self.explained:
+            raise ValueError(f"drawn ({self.drawn}) must be a multiple of explained ({self.explained})")
+        if self.objective.contrast and self.model.representation.channels == 0:
+            raise ValueError("objective.contrast compares features: model.representation.channels must be above 0")
+        points = self.model.representation.kind == "points"
+        if (self.objective.contrast or (self.objective.geometry and points)) and self.max_context < 2:
             raise ValueError(
-                f"contrast needs two views of a scene: max_context must be at least 2, got {self.max_context}"
+                "contrast and geometry need two views of a scene: "
+                f"max_context must be at least 2, got {self.max_context}"
             )
         return self
 
@@ -137,19 +146,27 @@ class Pretraining:
         config: of the run; the model's image size and field of view must be the recording's.
         dataset: a finished recording.
         device: where to train.
+        world: the processes that share each batch.
 
     Raises:
-        UserError: the recording does not fit the configuration.
+        UserError: the recording does not fit the configuration, or the batch cannot be shared.
     """
 
-    def __init__(self, config: PretrainConfig, dataset: SceneDataset, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self,
+        config: PretrainConfig,
+        dataset: SceneDataset,
+        device: str | torch.device = "cpu",
+        world: World = World(),  # noqa: B008 - immutable
+    ) -> None:
         _check_fit(config, dataset)
+        _check_shares(config, world)
         torch.manual_seed(config.seed)
+        self.world = world
         self.config, self.dataset, self.device = config, dataset, torch.device(device)
         self.step = 0
         self.model = GQN(config.model).to(self.device)
-        channels = self.model.representation.out_shape[0]
-        self.objective = Objective(config.objective, channels).to(self.device)
+        self.objective = Objective(config.objective, self.model.representation.feature_size).to(self.device)
         parameters = [*self.model.parameters(), *self.objective.parameters()]
         self._parameters = parameters
         self._optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
@@ -166,15 +183,18 @@ class Pretraining:
     def _train_step(self) -> Step:
         config, number = self.config, self.step
         rng = np.random.default_rng([config.seed, number])
-        noise = torch.Generator(self.device).manual_seed(int(rng.integers(2**62)))
+        seeded = torch.Generator(self.device).manual_seed(int(rng.integers(2**62)))
+        noise = SharedNoise(seeded, self.world.rank, self.world.size)
         context, used, query = self._batch(rng)
         rate, sigma = config.learning_rate_at(number), config.sigma.at(number)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.zero_grad(set_to_none=True)
         with autocast(config.precision, self.device):
-            losses = self.objective(self.model, context, used, query, sigma, noise)
+            explained = config.explained // self.world.size
+            losses = self.objective(self.model, context, used, query, sigma, noise, explained, self.world)
         losses.total.backward()
+        self.world.average(p.grad for p in self._parameters if p.grad is not None)
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, config.clip)
         if not torch.isfinite(norm):
             raise UserError(
@@ -192,8 +212,9 @@ class Pretraining:
         drawn = slice(0, None, config.batch // config.drawn)
         counts = rng.integers(1, config.max_context + 1, size=len(scenes))[drawn]
         used = np.arange(config.max_context) < counts[:, None]
-        unseen = self._views(scenes[drawn], query[drawn])
-        return self._views(scenes, context), torch.from_numpy(used).to(self.device), unseen
+        own, own_drawn = self.world.share(config.batch), self.world.share(config.drawn)
+        unseen = self._views(scenes[drawn][own_drawn], query[drawn][own_drawn])
+        return self._views(scenes[own], context[own]), torch.from_numpy(used[own_drawn]).to(self.device), unseen
 
     def _views(self, scenes: NDArray[np.int64], views: NDArray[np.int64]) -> Views:
         batch = self.dataset.batch(scenes, views)
@@ -226,33 +247,36 @@ class Pretraining:
             mean_error += share * float(np.square(truth.cpu().numpy() - mean_image).mean())
         pixels = math.prod(truth.shape[2:])
         excess = 0.5 * sums["posterior_mse"] * pixels / sigma**2
-        used = config.max_context
-        vectors = self._vectors(held_out)
+        single, vectors = self._vectors(held_out)
         # Spread over the recording: scenes of one block share targets or poses, and would count for fewer.
         fit = np.linspace(0, self._train_scenes - 1, min(probe_scenes, self._train_scenes)).astype(np.int64)
-        scene_vectors = vectors[:, :used].sum(1)
-        probes = self._probe(fit, self._vectors(fit)[:, :used].sum(1), held_out, scene_vectors)
+        probes = self._probe(fit, self._vectors(fit)[1], held_out, vectors)
         self.model.train()
         return Evaluation(
             step=self.step,
             mean_image_mse=mean_error,
             negative_elbo=excess + sums["kl"],
             sigma=sigma,
-            scene_std=float(scene_vectors.std(0).mean()),
-            scene_share=scene_share(vectors),
+            scene_std=float(vectors.std(0).mean()),
+            scene_share=scene_share(single),
             probes=probes,
             **sums,
         )
 
-    def _vectors(self, scenes: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Single-view vectors (scenes, max(2, max_context), C), pooled over space, of each scene's first views."""
-        views = np.tile(np.arange(max(2, self.config.max_context)), (len(scenes), 1))
-        parts = []
+    def _vectors(self, scenes: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Of each scene, vectors of its first two views, each alone (N, 2, D), and of max_context views (N, D)."""
+        used = self.config.max_context
+        views = np.tile(np.arange(max(2, used)), (len(scenes), 1))
+        single, joint = [], []
         for start in range(0, len(scenes), 256):
             with autocast(self.config.precision, self.device):
-                r = self.model.represent_views(self._views(scenes[start : start + 256], views[start : start + 256]))
-            parts.append(r.float().mean((3, 4)).cpu().numpy())
-        return np.concatenate(parts)
+                shares = self.model.represent_views(
+                    self._views(scenes[start : start + 256], views[start : start + 256])
+                )
+                vectors = [self.model.representation.vector(shares[:, i : i + 1]) for i in range(2)]
+                joint.append(self.model.representation.vector(shares[:, :used]).float().cpu().numpy())
+            single.append(torch.stack(vectors, dim=1).float().cpu().numpy())
+        return np.concatenate(single), np.concatenate(joint)
 
     def _probe(
         self,
@@ -329,6 +353,12 @@ class Pretraining:
         self.objective.load_state_dict(state["objective"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
+
+
+def _check_shares(config: PretrainConfig, world: World) -> None:
+    for name in ("batch", "drawn", "explained"):
+        if getattr(config, name) % world.size:
+            raise UserError(f"{name} is {getattr(config, name)}, which {world.size} processes cannot share evenly")
 
 
 def _check_fit(config: PretrainConfig, dataset: SceneDataset) -> None:

@@ -17,6 +17,16 @@ POSE_FEATURES = 7
 PLUCKER_SIZE = 6
 
 
+def camera_axes(poses: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The unit vectors forward, right and up of cameras at ``poses`` (..., 5), each (..., 3)."""
+    yaw, pitch = poses[..., 3], poses[..., 4]
+    cos_yaw, sin_yaw, cos_pitch, sin_pitch = yaw.cos(), yaw.sin(), pitch.cos(), pitch.sin()
+    forward = torch.stack([cos_yaw * cos_pitch, sin_yaw * cos_pitch, sin_pitch], dim=-1)
+    right = torch.stack([sin_yaw, -cos_yaw, torch.zeros_like(yaw)], dim=-1)
+    up = torch.stack([-cos_yaw * sin_pitch, -sin_yaw * sin_pitch, cos_pitch], dim=-1)
+    return forward, right, up
+
+
 def camera_rays(poses: Tensor, fovy: float, height: int, width: int) -> tuple[Tensor, Tensor]:
     """The rays through the centres of all pixels: origins (..., 3) and unit directions (..., height, width, 3).
 
@@ -24,11 +34,7 @@ def camera_rays(poses: Tensor, fovy: float, height: int, width: int) -> tuple[Te
     top, as in :func:`gqn_rl.cameras.project`. A coarse grid over the same image (``height / s``, ``width / s``)
     gives the rays through the centres of its ``s`` x ``s`` blocks.
     """
-    yaw, pitch = poses[..., 3], poses[..., 4]
-    cos_yaw, sin_yaw, cos_pitch, sin_pitch = yaw.cos(), yaw.sin(), pitch.cos(), pitch.sin()
-    forward = torch.stack([cos_yaw * cos_pitch, sin_yaw * cos_pitch, sin_pitch], dim=-1)
-    right = torch.stack([sin_yaw, -cos_yaw, torch.zeros_like(yaw)], dim=-1)
-    up = torch.stack([-cos_yaw * sin_pitch, -sin_yaw * sin_pitch, cos_pitch], dim=-1)
+    forward, right, up = camera_axes(poses)
     pixel = 2 * math.tan(math.radians(fovy) / 2) / height  # size of a pixel on the image plane at distance 1
     rows = torch.arange(height, dtype=poses.dtype, device=poses.device)
     columns = torch.arange(width, dtype=poses.dtype, device=poses.device)

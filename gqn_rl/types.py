@@ -39,7 +39,8 @@ class SceneSource(Protocol):
     """Anything that can be photographed: an environment of ours, or any environment in a camera rig.
 
     A scene is made of independent *factors* (say, ``("target", "arm")``). Drawing one factor anew leaves the
-    others as they are, which is how a recording makes hard negatives: same target, other arm.
+    others as they are, which is how a recording makes hard negatives: same target, other arm. A source that can also
+    draw a factor *near* where it is, for negatives that are harder still, is :class:`Perturbable`.
     """
 
     #: Names of the independent parts of a scene.
@@ -72,8 +73,21 @@ class SceneSource(Protocol):
 
 
 @runtime_checkable
+class Perturbable(Protocol):
+    """What a scene source needs besides for recordings whose ``block.family`` is above 1."""
+
+    def perturb_factor(self, factor: str, rng: np.random.Generator) -> None:
+        """Change one factor of the present scene a little; raises ``ValueError`` naming the valid factors."""
+        ...
+
+
+@runtime_checkable
 class SceneEncoder(Protocol):
-    """Turns the views of one moment into one vector. Own encoders need nothing but these two members."""
+    """Turns the views of one moment into one vector. Own encoders need nothing but these two members.
+
+    An encoder whose vector begins with coordinates of points in the room may say so by ``points`` (how many) and
+    ``unit`` (metres to one): a policy then sees them from where its robot is.
+    """
 
     #: Length of the vector.
     size: int

@@ -16,13 +16,20 @@ from gqn_rl.gqn import GQN, GQNConfig
 from gqn_rl.types import SceneEncoder, Views
 
 CAMERA = {"convention": CONVENTION, "fovy": 45.0, "image_size": [16, 16], "renderer": "mujoco 3.8.1"}
-CONFIG = GQNConfig.from_mapping(
-    {
-        "image_size": 16,
-        "representation": {"channels": 8, "width": 8, "heads": 2, "token_channels": 8},
-        "generator": {"channels": 4, "steps": 1, "canvas_channels": 8, "mixing_channels": 0},
-    }
-)
+#: Representation networks, their channels, and the length of what an encoder makes of them: two points are six numbers.
+KINDS = {"ray": ("ray", 8, 8), "points": ("points", 0, 6), "points and features": ("points", 5, 11)}
+
+
+def config(kind: str) -> GQNConfig:
+    name, channels, _ = KINDS[kind]
+    return GQNConfig.from_mapping(
+        {
+            "image_size": 16,
+            "length_scale": 2.0,
+            "representation": {"kind": name, "channels": channels, "width": 8, "heads": 2, "token_channels": 8},
+            "generator": {"channels": 4, "steps": 1, "canvas_channels": 8, "mixing_channels": 8},
+        }
+    )
 
 
 def _views(scenes: int, views: int) -> Views:
@@ -30,26 +37,44 @@ def _views(scenes: int, views: int) -> Views:
     return Views(torch.randint(0, 256, (scenes, views, 16, 16, 3), dtype=torch.uint8), torch.randn(scenes, views, 5))
 
 
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
-def encoder() -> GQNEncoder:
+def encoder(kind: str) -> GQNEncoder:
     torch.manual_seed(1)
-    return GQNEncoder.from_gqn(GQN(CONFIG), _views(32, 2), {"camera": CAMERA})
+    return GQNEncoder.from_gqn(GQN(config(kind)), _views(32, 2), {"camera": CAMERA})
 
 
-def test_saved_and_loaded_gives_the_same_vectors(encoder: GQNEncoder, tmp_path: Path) -> None:
+def test_saved_and_loaded_gives_the_same_vectors(encoder: GQNEncoder, kind: str, tmp_path: Path) -> None:
     encoder.save_pretrained(tmp_path / "encoder")
     for spec in (tmp_path, tmp_path / "encoder.safetensors"):
         again = GQNEncoder.from_pretrained(spec)
         assert torch.equal(again.encode(*_views(3, 2)), encoder.encode(*_views(3, 2)))
         assert again.fingerprint == encoder.fingerprint
-        assert again.size == encoder.size == 8
+        assert again.size == encoder.size == KINDS[kind][2]
+        assert (again.points, again.unit) == (encoder.points, encoder.unit)
 
 
+@pytest.mark.parametrize("kind", ["ray"], indirect=True)
 def test_is_a_projection_of_the_mean_of_the_paper_s_sum(encoder: GQNEncoder) -> None:
     views = _views(4, 3)
     total = encoder.gqn.represent(views).flatten(1)
     expected = (total / 3 - encoder.mean) @ encoder.projection
     torch.testing.assert_close(encoder.encode(*views), expected)
+    assert (encoder.points, encoder.unit) == (0, 1.0)
+
+
+@pytest.mark.parametrize("kind", ["points", "points and features"], indirect=True)
+def test_begins_with_the_points_in_its_unit(encoder: GQNEncoder) -> None:
+    """They are places in the room, not deviations from a mean: a policy may see them from where its robot is."""
+    views = _views(4, 3)
+    read = encoder.gqn.representation.read(encoder.gqn.represent(views)).flatten(1)
+    metres = read[:, :6] * encoder.gqn.config.length_scale
+    assert encoder.points == 2
+    torch.testing.assert_close(encoder.encode(*views)[:, :6] * encoder.unit, metres, atol=1e-5, rtol=1e-4)
 
 
 def test_order_of_views_does_not_matter_and_scenes_do_not_mix(encoder: GQNEncoder) -> None:
@@ -83,13 +108,27 @@ def test_an_old_card_without_today_s_options_still_loads(encoder: GQNEncoder, tm
     assert GQNEncoder.from_pretrained(tmp_path).fingerprint == encoder.fingerprint
 
 
+@pytest.mark.parametrize("kind", ["ray", "points and features"], indirect=True)
 def test_components_are_uncorrelated_in_falling_order_and_of_mean_square_one(encoder: GQNEncoder) -> None:
-    vectors = encoder.encode(*_views(32, 2))
+    vectors = encoder.encode(*_views(32, 2))[:, 3 * encoder.points :]
     covariance = vectors.T @ vectors / 32
     torch.testing.assert_close(covariance, torch.diag(covariance.diagonal()), atol=1e-4, rtol=0)
     variances = covariance.diagonal()
     assert abs(float(variances.mean()) - 1) < 1e-3
     assert (variances[:-1] >= variances[1:] - 1e-6).all()
+
+
+@pytest.mark.parametrize("kind", ["points", "points and features"], indirect=True)
+def test_points_vary_by_one_on_average(encoder: GQNEncoder) -> None:
+    points = encoder.encode(*_views(32, 2))[:, : 3 * encoder.points]
+    assert float(points.var(0, correction=0).mean()) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("size", [1, 3, 64])
+def test_size_limits_the_components_and_never_the_points(size: int, kind: str) -> None:
+    encoder = GQNEncoder.from_gqn(GQN(config(kind)), _views(32, 2), {"camera": CAMERA}, size)
+    _, channels, _ = KINDS[kind]
+    assert encoder.size == encoder.encode(*_views(2, 1)).shape[1] == 3 * encoder.points + min(size, channels)
 
 
 def test_check_names_what_does_not_fit(encoder: GQNEncoder) -> None:

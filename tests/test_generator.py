@@ -1,4 +1,4 @@
-"""Laws of the generator: its latents, its cores, and equality with the paper's canvas at full resolution."""
+"""Laws of the generator: its latents and its cores. test_plain_gqn.py compares it with the paper's, plainly written."""
 
 from __future__ import annotations
 
@@ -8,20 +8,30 @@ import pytest
 import torch
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
-from torch.nn import functional as F
 
+from gqn_rl.cameras import look_at, project
 from gqn_rl.config import UserError
-from gqn_rl.generator import Condition, Gaussian, GaussianHead, Generator, GeneratorConfig, Step
+from gqn_rl.generator import Condition, Gaussian, GaussianHead, Generator, GeneratorConfig, SharedNoise, Step
 from gqn_rl.rays import pose_features
 
 POOLED, SPATIAL = (6, 1, 1), (6, 4, 6)
+#: A scene that begins with the places of two points: three channels each, and two more.
+WITH_POINTS, POINTS = (8, 1, 1), 2
+#: Scenes with the channels that camera and scene are mixed in, and points.
+SCENES = [*((shape, mixing, 0) for shape in (POOLED, SPATIAL) for mixing in (0, 12)), (WITH_POINTS, 12, POINTS)]
 SMALL = {"steps": 3, "channels": 8, "canvas_channels": 16, "mixing_channels": 0, "stride": 4, "conditioning": "pose"}
 
 
-def build(scene_shape: tuple[int, int, int] = POOLED, size: tuple[int, int] = (16, 24), **fields: Any) -> Generator:
+def build(
+    scene_shape: tuple[int, int, int] = POOLED, size: tuple[int, int] = (16, 24), points: int = 0, **fields: Any
+) -> Generator:
     torch.manual_seed(0)
     config = GeneratorConfig.from_mapping({**SMALL, "zero_init_scene": False, **fields})
-    return Generator(config, scene_shape, *size, fovy=45.0)
+    return Generator(config, scene_shape, *size, fovy=45.0, points=points)
+
+
+def build_points(**fields: Any) -> Generator:
+    return build(WITH_POINTS, (32, 32), POINTS, **{"mixing_channels": 12, "conditioning": "rays", **fields})
 
 
 def inputs(n: int, scene_shape: tuple[int, int, int] = POOLED, size: tuple[int, int] = (16, 24)) -> list[Tensor]:
@@ -75,74 +85,18 @@ def test_head_splits_mean_from_log_std_and_sampling_uses_it() -> None:
     torch.testing.assert_close(z.std(dim=1).log(), torch.tensor([-2.0, 0.0, 1.0]), atol=0.05, rtol=0)
 
 
-# --- equality with the paper's canvas at full resolution ------------------------------------------------------------
-
-
-def full_resolution_reference(
-    generator: Generator, scene: Tensor, poses: Tensor, images: Tensor, rng: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Convolutional DRAW as the paper draws it: nothing precomputed, a canvas of the image's size.
-
-    Every step concatenates all that a core sees. A transposed convolution (kernel = stride = s) of h_g is added to
-    the canvas, whose first three channels are what the final 1x1 convolution reads; a strided convolution (kernel =
-    stride = s) shows the canvas to the inference core.
-    """
-    height, width = images.shape[-2:]
-    gh, gw = generator.grid
-    s = height // gh
-    read = generator.decoder.read.weight[:, :, 0, 0]  # type: ignore[union-attr,index]
-    extra = generator.canvas_channels // s**2
-
-    def to_cell(z: Tensor, r: Tensor, hidden: Tensor, state: tuple[Tensor, Tensor], core: Any, maps: Tensor) -> Any:
-        v = pose_features(poses)[:, :, None, None].expand(-1, -1, gh, gw)
-        vectors = torch.cat([v, r.expand(-1, -1, gh, gw)], dim=1) if r.shape[-1] == 1 else v
-        maps = torch.cat([*([] if r.shape[-1] == 1 else [r]), maps], dim=1)
-        padding = core.gates.kernel_size[0] // 2
-        gates = F.conv2d(torch.cat([state[0], hidden, z], dim=1), core.gates.weight, core.gates.bias, padding=padding)
-        gates = gates + F.conv2d(vectors, core.vector_gates.weight[:, :, None, None])
-        if maps.shape[1]:
-            gates = gates + F.conv2d(maps, core.map_gates.weight, padding=padding)
-        f, i, o, g = gates.chunk(4, dim=1)
-        cell = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
-        return torch.sigmoid(o) * torch.tanh(cell), cell
-
-    n, c = len(poses), generator.channels
-    state_g = state_e = (torch.zeros(n, c, gh, gw), torch.zeros(n, c, gh, gw))
-    canvas = torch.zeros(n, 3 + extra, height, width)
-    see = torch.zeros(generator.canvas_channels, 3 + extra, s, s)
-    for channel in range(generator.canvas_channels):
-        see[channel, 3 + channel // s**2, channel % s**2 // s, channel % s] = 1
-    kl = torch.zeros(n)
-    none = torch.zeros(n, 0, gh, gw)
-    for step in range(generator.steps):
-        stage = generator.stages[step % len(generator.stages)]
-        assert isinstance(stage, Step)
-        add = stage.to_canvas.weight[:, :, 0, 0]  # (U, C)
-        to_image, to_rest = (read @ add).unflatten(0, (3, s, s)), add.unflatten(0, (extra, s, s))
-        transposed = torch.cat([to_image, to_rest]).permute(3, 0, 1, 2)  # (C, 3 + extra, s, s)
-        prior = generator.prior_head(state_g[0])
-        shrunk = F.conv2d(images, generator.shrink.weight, generator.shrink.bias, stride=s)
-        seen = torch.cat([state_g[0], F.conv2d(canvas, see, stride=s)], dim=1)
-        state_e = to_cell(none, scene, seen, state_e, stage.inference_core, shrunk)
-        posterior = generator.posterior_head(state_e[0])
-        (mean_q, log_std_q), (mean_p, log_std_p) = posterior.chunk(2, dim=1), prior.chunk(2, dim=1)
-        q, p = Normal(mean_q, log_std_q.exp()), Normal(mean_p, log_std_p.exp())
-        kl = kl + kl_divergence(q, p).flatten(1).sum(dim=1)
-        z = mean_q + log_std_q.exp() * torch.randn(mean_q.shape, generator=rng)
-        state_g = to_cell(z, scene, none, state_g, stage.prior_core, none)
-        canvas = canvas + F.conv_transpose2d(state_g[0], transposed, stride=s)
-    return canvas[:, :3] + generator.decoder.bias, kl  # type: ignore[operator]
-
-
-@pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize("scene_shape", [POOLED, SPATIAL])
-def test_equals_the_papers_canvas_at_full_resolution(shared: bool, scene_shape: tuple[int, int, int]) -> None:
-    generator = build(scene_shape, shared=shared, decoder="linear", canvas_channels=32, kernel=5)
-    scene, poses, images = inputs(2, scene_shape)
-    mean, kl = generator.posterior(scene, poses, images, seed())
-    slow_mean, slow_kl = full_resolution_reference(generator, scene, poses, images, seed())
-    torch.testing.assert_close(mean, slow_mean, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(kl, slow_kl, atol=1e-4, rtol=1e-4)
+@pytest.mark.parametrize("size", [2, 3])
+def test_processes_that_share_a_batch_share_its_noise(size: int) -> None:
+    """What they draw side by side is what one would have drawn, and all leave their generators alike."""
+    whole = random_gaussian(1, n=6)
+    alone = seed()
+    expected, after = whole.sample(alone), torch.randn(3, generator=alone)
+    parts = []
+    for rank, (mean, log_std) in enumerate(zip(whole.mean.chunk(size), whole.log_std.chunk(size), strict=True)):
+        own = seed()
+        parts.append(Gaussian(mean, log_std).sample(SharedNoise(own, rank, size)))
+        assert torch.equal(torch.randn(3, generator=own), after)
+    assert torch.equal(torch.cat(parts), expected)
 
 
 # --- shapes and sampling ---------------------------------------------------------------------------------------------
@@ -193,17 +147,88 @@ def test_sampling_repeats_with_the_seed_and_varies_without() -> None:
 
 
 @pytest.mark.parametrize("conditioning", ["pose", "rays"])
-@pytest.mark.parametrize("mixing_channels", [0, 12])
-@pytest.mark.parametrize("scene_shape", [POOLED, SPATIAL])
+@pytest.mark.parametrize(("scene_shape", "mixing_channels", "points"), SCENES)
 def test_one_scene_serves_its_consecutive_views(
-    conditioning: str, mixing_channels: int, scene_shape: tuple[int, int, int]
+    conditioning: str, scene_shape: tuple[int, int, int], mixing_channels: int, points: int
 ) -> None:
-    generator = build(scene_shape, conditioning=conditioning, mixing_channels=mixing_channels)
+    generator = build(scene_shape, points=points, conditioning=conditioning, mixing_channels=mixing_channels)
     scene, poses, _ = inputs(6, scene_shape)
     repeated = scene[:2].repeat_interleave(3, dim=0)
     torch.testing.assert_close(
         generator.prior(scene[:2], poses, deterministic=True), generator.prior(repeated, poses, deterministic=True)
     )
+
+
+# --- points ----------------------------------------------------------------------------------------------------------
+
+
+def looking(*eyes: tuple[float, float, float]) -> Tensor:
+    """Poses (N, 5) of cameras at ``eyes`` that look at the origin."""
+    return torch.stack([torch.from_numpy(look_at(eye, (0.0, 0.0, 0.0))) for eye in eyes])
+
+
+def test_a_point_enters_the_condition_in_the_cells_where_the_camera_sees_it() -> None:
+    generator = build_points(stride=2)
+    with torch.no_grad():
+        generator.conditioning.scene.weight.zero_()  # type: ignore[operator,union-attr]
+        generator.conditioning.log_sizes.fill_(-4.0)
+    poses = looking((2.0, 0.5, 1.0), (-0.5, 1.8, 0.7))
+    rows, columns = torch.meshgrid(*map(torch.arange, generator.grid), indexing="ij")
+    scene = torch.zeros(1, *WITH_POINTS)
+    scene[0, :3, 0, 0] = torch.tensor([0.1, -0.2, 0.1])
+    moved = scene.clone()
+    moved[0, :3, 0, 0] = torch.tensor([-0.2, 0.2, -0.1])
+    changed = (generator.conditioning(moved, poses).maps - generator.conditioning(scene, poses).maps).abs().amax(1)
+    for view, pose in enumerate(poses):
+        seen = [project(at[0, :3, 0, 0].numpy(), pose.numpy(), 45.0, *generator.grid) for at in (scene, moved)]
+        distances = torch.stack([((rows - row) ** 2 + (columns - column) ** 2).sqrt() for row, column in seen]).amin(0)
+        assert (changed[view][distances < 0.75] > 1e-3).all()
+        assert (changed[view][distances > 4] < 1e-6).all()
+        assert (distances > 4).any()
+
+
+def test_a_point_behind_the_camera_is_not_seen() -> None:
+    generator = build_points()
+    with torch.no_grad():
+        generator.conditioning.scene.weight.zero_()  # type: ignore[operator,union-attr]
+    poses = looking((2.0, 0.5, 1.0))
+    scene = torch.zeros(1, *WITH_POINTS)
+    scene[0, :3, 0, 0] = 2 * poses[0, :3]
+    further = scene.clone()
+    further[0, :3, 0, 0] = 3 * poses[0, :3]
+    torch.testing.assert_close(*(generator.conditioning(at, poses).maps for at in (scene, further)))
+
+
+def test_an_error_of_the_drawing_moves_the_point() -> None:
+    generator = build_points()
+    scene = torch.zeros(1, *WITH_POINTS).requires_grad_()
+    poses = looking((2.0, 0.5, 1.0))
+    with torch.no_grad():
+        generator.conditioning.scene.weight.zero_()  # type: ignore[operator,union-attr]
+    generator.prior(scene, poses, deterministic=True).square().sum().backward()
+    assert scene.grad is not None
+    assert (scene.grad[0, : 3 * POINTS].abs() > 0).all()  # every coordinate, by its place on the image alone
+    assert not scene.grad[0, 3 * POINTS :].any()
+
+
+def test_points_in_other_units_are_drawn_alike() -> None:
+    metres = build_points()
+    config = GeneratorConfig.from_mapping(
+        {**SMALL, "zero_init_scene": False, "mixing_channels": 12, "conditioning": "rays"}
+    )
+    halves = Generator(config, WITH_POINTS, 32, 32, fovy=45.0, length_scale=0.5, points=POINTS)
+    halves.load_state_dict(metres.state_dict())
+    scene = torch.randn(1, *WITH_POINTS) * 0.3
+    poses = looking((2.0, 0.5, 1.0))
+    scaled = poses * torch.tensor([0.5, 0.5, 0.5, 1.0, 1.0])
+    torch.testing.assert_close(
+        halves.prior(scene, scaled, deterministic=True), metres.prior(scene, poses, deterministic=True)
+    )
+
+
+def test_points_need_camera_and_scene_mixed() -> None:
+    with pytest.raises(ValueError, match="points need mixing_channels above 0"):
+        build_points(mixing_channels=0)
 
 
 # --- who sees what ---------------------------------------------------------------------------------------------------
@@ -256,6 +281,20 @@ def test_kl_vanishes_when_the_posterior_is_the_prior() -> None:
     assert torch.equal(mean, generator.prior(scene, poses, seed()))  # and then both draw the same
 
 
+@pytest.mark.parametrize("mixing_channels", [0, 12])
+def test_the_canvas_begins_with_what_camera_and_scene_say_where_they_are_mixed(mixing_channels: int) -> None:
+    """With cores that add nothing to it, it is a picture of the scene, or blank."""
+    generator = build(mixing_channels=mixing_channels)
+    with torch.no_grad():
+        for stage in generator.stages:
+            assert isinstance(stage, Step)
+            stage.to_canvas.weight.zero_()
+    scene, poses, _ = inputs(2)
+    one, other = generator.prior(scene, poses, seed())
+    assert torch.equal(generator.prior(scene, poses, seed(8)), torch.stack([one, other]))
+    assert torch.allclose(one, other) == (mixing_channels == 0)
+
+
 @pytest.mark.parametrize("shared", [True, False])
 def test_posterior_mean_images_train_the_prior_path(shared: bool) -> None:
     generator = build(shared=shared)
@@ -301,12 +340,11 @@ def test_unshared_cores_are_all_used_in_sampling_too(step: int) -> None:
 # --- initialisation and configuration --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mixing_channels", [0, 12])
-@pytest.mark.parametrize("scene_shape", [POOLED, SPATIAL])
+@pytest.mark.parametrize(("scene_shape", "mixing_channels", "points"), SCENES)
 def test_zero_init_scene_starts_without_the_scene_and_learns_to_use_it(
-    mixing_channels: int, scene_shape: tuple[int, int, int]
+    scene_shape: tuple[int, int, int], mixing_channels: int, points: int
 ) -> None:
-    generator = build(scene_shape, mixing_channels=mixing_channels, zero_init_scene=True)
+    generator = build(scene_shape, points=points, mixing_channels=mixing_channels, zero_init_scene=True)
     scene, poses, images = inputs(2, scene_shape)
     before = generator.posterior(scene, poses, images, seed())[0]
     torch.testing.assert_close(generator.posterior(5 * scene, poses, images, seed())[0], before)

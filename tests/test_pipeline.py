@@ -12,11 +12,15 @@ from gqn_rl.cli import main
 MODEL = "model={image_size: 16, representation: {channels: 16, width: 16, heads: 2, token_channels: 16}, generator: {channels: 8, canvas_channels: 16, mixing_channels: 8}}"  # noqa: E501
 
 
+#: Smaller blocks than the default's, so that few scenes make a batch.
+BLOCK = ["--set", "block={rows: target, columns: arm, height: 2, width: 4, family: 2}"]
+
+
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pipeline") / "data"
     arguments = ["record", "--scenes", "96", "--workers", "1", "--out", str(folder)]
-    assert main([*arguments, "--set", "env_kwargs={image_size: 16}", "--set", "views=4"]) == 0
+    assert main([*arguments, "--set", "env_kwargs={image_size: 16}", "--set", "views=4", *BLOCK]) == 0
     return folder
 
 

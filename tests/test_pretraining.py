@@ -31,12 +31,23 @@ SIDE = 16
 MODEL = GQNConfig.from_mapping(
     {
         "image_size": SIDE,
-        "representation": {"channels": 16, "width": 16, "heads": 2, "token_channels": 16},
+        "representation": {"kind": "points", "channels": 16, "width": 16, "heads": 2, "token_channels": 16},
         "generator": {"channels": 8, "steps": 2, "canvas_channels": 16, "mixing_channels": 8},
     }
 )
+#: All terms on: points and free features, both of which are compared.
 CONFIG = PretrainConfig(
-    model=MODEL, steps=12, batch=16, drawn=4, warmup=2, held_out=16, evaluate_every=6, checkpoint_every=4, seed=1
+    model=MODEL,
+    objective=ObjectiveConfig(contrast=1.0),
+    steps=12,
+    batch=16,
+    drawn=4,
+    explained=2,
+    warmup=2,
+    held_out=16,
+    evaluate_every=6,
+    checkpoint_every=4,
+    seed=1,
 )
 
 
@@ -168,7 +179,7 @@ def test_other_settings_or_data_are_refused(data: SceneDataset, tmp_path: Path) 
         ({"model": GQNConfig()}, r"model.image_size is \(64, 64\), but .* holds views of \(16, 16\)"),
         ({"model": MODEL.model_copy(update={"fovy": 60.0})}, "seen at 45.0 degrees"),
         ({"max_context": 4}, "needs 5 views a scene"),
-        ({"batch": 128}, "need 528 scenes, but .* has 128"),
+        ({"batch": 128}, "need 528 scenes, but .* has 128"),  # 32 blocks, of which a step takes a row or a column
     ],
 )
 def test_a_recording_that_does_not_fit_is_refused(data: SceneDataset, change: dict[str, object], words: str) -> None:
@@ -177,19 +188,62 @@ def test_a_recording_that_does_not_fit_is_refused(data: SceneDataset, change: di
 
 
 def test_contrast_wants_two_views() -> None:
-    with pytest.raises(ValueError, match="max_context must be at least 2"):
-        PretrainConfig(max_context=1)
-    assert PretrainConfig(max_context=1, objective=ObjectiveConfig(contrast=0)).max_context == 1
+    for terms in ({"contrast": 0, "geometry": 1}, {"contrast": 1, "geometry": 0}):
+        with pytest.raises(ValueError, match="max_context must be at least 2"):
+            PretrainConfig(model=MODEL, max_context=1, objective=ObjectiveConfig(**terms))
+    neither = ObjectiveConfig(contrast=0, geometry=0)
+    assert PretrainConfig(max_context=1, objective=neither).max_context == 1
+    # Nothing is compared where there are no points, whatever the weight.
+    assert PretrainConfig(model=GQNConfig.paper("pool"), max_context=1).objective.geometry > 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"batch": 12, "drawn": 8, "explained": 4}, r"batch \(12\) must be a multiple of drawn \(8\)"),
+        ({"batch": 16, "drawn": 8, "explained": 3}, r"drawn \(8\) must be a multiple of explained \(3\)"),
+        ({"batch": 4, "drawn": 8, "explained": 4}, r"batch \(4\) must be a multiple of drawn \(8\)"),
+        ({"explained": 0}, "explained"),
+        ({"objective": {"contrast": 1.0}}, "objective.contrast compares features: .*channels must be above 0"),
+        ({"model": {"representation": {"kind": "ray"}}}, "representation 'ray' needs channels above 0"),
+        ({"model": {"generator": {"mixing_channels": 0}}}, "'points' needs generator.mixing_channels above 0, got 0"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(fields: dict[str, object], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        PretrainConfig.from_mapping(fields)
+
+
+@pytest.mark.parametrize(("contrast", "geometry"), [(1.0, 1.0), (0.0, 1.0), (0.0, 0.0)])
+@pytest.mark.parametrize("kind", ["points", "ray"])
+def test_every_choice_of_terms_trains(data: SceneDataset, kind: str, contrast: float, geometry: float) -> None:
+    """To its end, with a number for each term that is in use and for no other."""
+    channels = 16 if contrast or kind == "ray" else 0
+    representation = MODEL.representation.model_copy(update={"kind": kind, "channels": channels})
+    config = CONFIG.model_copy(
+        update={
+            "model": MODEL.model_copy(update={"representation": representation}),
+            "objective": ObjectiveConfig(contrast=contrast, geometry=geometry),
+        }
+    )
+    training = Pretraining(PretrainConfig.from_mapping(config.to_dict()), data)
+    losses = list(training.steps())[-1].losses
+    assert losses.total.isfinite()
+    assert losses.contrast.isnan() == (contrast == 0)
+    assert losses.geometry.isnan() == (geometry == 0 or kind == "ray")
+    evaluation = training.evaluate(probe_scenes=32)
+    assert all(np.isfinite(list(evaluation.scalars().values())))
 
 
 def test_without_auxiliary_terms_the_loss_is_the_elbo(data: SceneDataset) -> None:
     """The paper's recipe: the weighted total is the negative ELBO per colour value and nothing else."""
-    plain = ObjectiveConfig(likelihood=1.0, contrast=0, prior_mean=0)
+    plain = ObjectiveConfig(likelihood=1.0, contrast=0, geometry=0, prior_mean=0)
     step = next(Pretraining(CONFIG.model_copy(update={"objective": plain}), data).steps())
     np.testing.assert_allclose(
         float(step.losses.total), float(step.losses.negative_elbo) / (SIDE * SIDE * 3), rtol=1e-5
     )
     assert np.isnan(float(step.losses.contrast))
+    assert np.isnan(float(step.losses.geometry))
     assert np.isnan(float(step.losses.prior_mse))
 
 
@@ -232,6 +286,13 @@ def _rows(path: Path) -> list[dict[str, str]]:
 def test_the_paper_s_configuration_is_the_paper_s_preset(kind: Literal["pyramid", "pool", "tower"]) -> None:
     config = PretrainConfig.from_yaml(ROOT / "configs" / "pretrain" / "paper.yaml", {"model.representation.kind": kind})
     assert config.model == GQNConfig.paper(kind)
+    assert config.objective.model_dump(exclude={"projection"}) == {
+        "likelihood": 1.0,
+        "contrast": 0.0,
+        "geometry": 0.0,
+        "prior_mean": 0.0,
+    }
+    assert config.batch == config.drawn == config.explained == 36  # every scene that is drawn is explained
 
 
 def test_a_full_disk_is_one_line_and_keeps_the_last_checkpoint(data: SceneDataset, tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
 from gqn_rl.agents.build import make_vec_env
-from gqn_rl.agents.vec_scene import SceneVector, VecSceneObservation, encoder_hash
+from gqn_rl.agents.vec_scene import SceneVector, VecSceneObservation, encoder_hash, in_frame
+from gqn_rl.encoder import load_encoder
 
 STEPS = 3 * EPISODE + 2
 
@@ -179,3 +180,42 @@ def test_gymnasium_wrapper_free_use_equals_the_vectorised_one() -> None:
     venv = VecSceneObservation(toy_envs(1), encoder)
     venv.seed(11)
     np.testing.assert_array_equal(scene_vector({k: v[None] for k, v in observation.items()}), venv.reset())
+
+
+# Points, seen from where the robot is -------------------------------------------------------------------------------
+
+
+def test_points_in_a_frame_are_what_a_turned_and_moved_robot_would_measure() -> None:
+    rng = np.random.default_rng(0)
+    points, frames = rng.normal(size=(5, 4, 3)), rng.normal(size=(5, 4))
+    seen = in_frame(points, frames)
+    np.testing.assert_allclose(in_frame(points, np.zeros((5, 4))), points, atol=1e-6)
+    np.testing.assert_allclose(
+        np.linalg.norm(seen, axis=-1), np.linalg.norm(points - frames[:, None, :3], axis=-1), atol=1e-5
+    )
+    ahead = frames[:, None, :3] + np.stack([np.cos(frames[:, 3]), np.sin(frames[:, 3]), 0 * frames[:, 3]], -1)[:, None]
+    np.testing.assert_allclose(in_frame(ahead, frames), np.tile([1.0, 0.0, 0.0], (5, 1, 1)), atol=1e-6)
+    np.testing.assert_allclose(in_frame(points / 4, frames, unit=4.0), seen / 4, atol=1e-6)
+
+
+def test_a_policy_sees_points_from_the_hand_and_from_the_room_without_proprioception() -> None:
+    env = gym.make("gqn_rl:gqn_rl/ArmReach-v0")
+    observation, _ = env.reset(seed=0)
+    batch = {key: value[None] for key, value in observation.items()}
+    encoder = load_encoder("arm-reach")
+    end, points, unit = 3 * encoder.points, encoder.points, encoder.unit  # type: ignore[attr-defined]
+    room = encoder.encode(torch.as_tensor(batch["images"]), torch.as_tensor(batch["poses"])).numpy()
+    seen = SceneVector(encoder, env.observation_space)(batch)
+    hand = env.unwrapped.hand_position  # type: ignore[attr-defined]
+    expected = (room[0, :end].reshape(points, 3) * unit - hand) / unit
+    np.testing.assert_allclose(seen[0, :end].reshape(points, 3), expected, atol=1e-4)
+    np.testing.assert_array_equal(SceneVector(encoder, env.observation_space, proprio=False)(batch), room)
+    env.close()
+
+
+def test_a_frame_of_another_size_is_refused() -> None:
+    space = toy_envs(1).observation_space
+    assert isinstance(space, spaces.Dict)
+    parts = {**space.spaces, "frame": spaces.Box(-1, 1, (3,), np.float32)}
+    with pytest.raises(ValueError, match="frame"):
+        SceneVector(ToyEncoder(), spaces.Dict(parts))

@@ -1,0 +1,122 @@
+"""Several processes that share a batch do what one would have done: real processes, talking through gloo."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from test_pretraining import CONFIG, data  # noqa: F401 - a fixture
+
+from gqn_rl.config import UserError
+from gqn_rl.data import SceneDataset
+from gqn_rl.parallel import World
+from gqn_rl.pretrain_run import run
+from gqn_rl.pretraining import PretrainConfig, Pretraining
+
+#: What each process does with every folder: train to its end. Of the first, the one that does not lead asks to stop
+#: after two steps, and all go on from the checkpoint. sys.argv: the recording, then folders with a settings.yaml.
+WORKER = """
+import sys
+from pathlib import Path
+import torch
+from gqn_rl.data import SceneDataset
+from gqn_rl.parallel import joined
+from gqn_rl.pretrain_run import follow, run
+from gqn_rl.pretraining import PretrainConfig, Pretraining
+
+torch.set_num_threads(1)
+recording, *folders = sys.argv[1:]
+with joined("cpu") as (world, device):
+    assert world.size == 2
+
+    def train(folder, asked):
+        config = PretrainConfig.from_yaml(folder / "settings.yaml")
+        pretraining = Pretraining(config, SceneDataset(recording), device, world)
+        stop = lambda: not world.leads and pretraining.step == asked
+        if world.leads:
+            run(pretraining, folder / "run", stop=stop)
+        else:
+            follow(pretraining, folder / "run", stop)
+
+    try:
+        train(Path(folders[0]), 2)
+        raise AssertionError("nobody stopped")
+    except KeyboardInterrupt as interrupt:
+        assert str(interrupt).startswith("interrupted at step 2"), interrupt
+    world.any(False)  # the checkpoint is there when all have passed
+    for folder in folders:
+        train(Path(folder), None)
+"""
+#: Added to all positions alike before a softmax, so without effect: their gradients are rounding noise, and as Adam
+#: divides by a gradient's size, so are they.
+WITHOUT_EFFECT = {"representation.keys.bias", "representation.tokens.scores.bias"}
+
+
+def config_with(free: int) -> PretrainConfig:
+    """All terms on: points, and with ``free`` features to compare, both contrasts."""
+    representation = CONFIG.model.representation.model_copy(update={"channels": free})
+    model = CONFIG.model.model_copy(update={"representation": representation})
+    objective = CONFIG.objective.model_copy(update={"contrast": float(free > 0)})
+    changes = {"model": model, "objective": objective, "weight_decay": 0.0, "steps": 4, "evaluate_every": 4}
+    return CONFIG.model_copy(update=changes)
+
+
+def last_row(folder: Path) -> dict[str, float]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return {name: float(value) for name, value in list(csv.DictReader(file))[-1].items()}
+
+
+def test_two_processes_equal_one_with_the_same_batch(data: SceneDataset, tmp_path: Path) -> None:  # noqa: F811
+    """Both contrasts see all scenes, the posterior's noise is shared out, gradients are averaged, checkpoints fit."""
+    folders = {free: tmp_path / str(free) for free in (0, 16)}
+    for free, folder in folders.items():
+        folder.mkdir()
+        (folder / "settings.yaml").write_text(config_with(free).to_yaml())
+    (tmp_path / "worker.py").write_text(WORKER)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*torchrun, tmp_path / "worker.py", data.folder, *folders.values()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    for free, folder in folders.items():
+        run(Pretraining(config_with(free), data), folder / "alone")
+        alone, together = (torch.load(folder / name / "checkpoint.pt", weights_only=True) for name in ("alone", "run"))
+        assert alone["step"] == together["step"] == 4
+        for part in ("model", "objective"):
+            for name, tensor in alone[part].items():
+                if name not in WITHOUT_EFFECT:
+                    torch.testing.assert_close(
+                        together[part][name], tensor, rtol=1e-3, atol=2e-5, msg=lambda text, n=name: f"{n}: {text}"
+                    )
+        one, two = last_row(folder / "alone"), last_row(folder / "run")
+        # What the leader logs of its own part differs; what is of the whole batch does not.
+        for name in ("geometry", "geometry_accuracy", "contrast", "contrast_accuracy", "gradient_norm"):
+            assert two[name] == pytest.approx(one[name], rel=1e-3, nan_ok=True), name
+
+
+def test_shares_cover_everything_once() -> None:
+    for size in (1, 2, 3):
+        numbers = list(range(12))
+        assert [n for rank in range(size) for n in numbers[World(rank, size).share(12)]] == numbers
+    assert [World(rank, 3).leads for rank in range(3)] == [True, False, False]
+
+
+def test_alone_nothing_is_exchanged() -> None:
+    tensor = torch.randn(3, 2)
+    world = World()
+    before = tensor.clone()
+    assert world.gather(tensor) is tensor
+    world.average([tensor])
+    assert torch.equal(tensor, before)
+    assert world.any(True)
+    assert not world.any(False)
+
+
+@pytest.mark.parametrize(("name", "processes"), [("batch", 5), ("drawn", 4), ("explained", 2)])
+def test_a_batch_that_cannot_be_shared_is_refused(data: SceneDataset, name: str, processes: int) -> None:  # noqa: F811
+    config = CONFIG.model_copy(update={"batch": 12, "drawn": 6, "explained": 3})
+    with pytest.raises(UserError, match=rf"{name} is .* {processes} processes"):
+        Pretraining(config, data, world=World(0, processes))
