@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,22 @@ def grid(rows: list[list[NDArray[np.uint8]]], scale: int = 2) -> NDArray[np.uint
             y, x = i * (height * scale + GAP), j * (width * scale + GAP)
             canvas[y : y + height * scale, x : x + width * scale] = tile.repeat(scale, 0).repeat(scale, 1)
     return canvas
+
+
+def mark(image: NDArray[np.uint8], places: NDArray[np.floating], scale: int = 4) -> NDArray[np.uint8]:
+    """``image`` (H, W, 3) enlarged ``scale`` times, with a square of a colour of its own at each of ``places`` (N, 2).
+
+    Places are (row, column) in pixels, (0, 0) the centre of the first; those that are NaN or outside are left out.
+    """
+    marked = image.repeat(scale, 0).repeat(scale, 1)
+    half = max(1, scale // 2)
+    for index, (row, column) in enumerate(places):
+        if not (-0.5 <= row < image.shape[0] - 0.5 and -0.5 <= column < image.shape[1] - 0.5):
+            continue
+        y, x = int((row + 0.5) * scale), int((column + 0.5) * scale)
+        color = colorsys.hsv_to_rgb(index / len(places), 1.0, 1.0)
+        marked[max(y - half, 0) : y + half, max(x - half, 0) : x + half] = to_uint8(np.array(color))
+    return marked
 
 
 def to_uint8(images: NDArray[np.floating]) -> NDArray[np.uint8]:

@@ -5,6 +5,7 @@ The folder::
     probe.csv           a row for each camera region, quantity and number of views
     probe_drawing.csv   a row for each camera region: how well unseen views are drawn (encoders with a GQN only)
     probe.png           held-out scenes: context views | an unseen view | its prior-mean image (the same)
+    probe_points.png     the same scenes: context views, with the points that the encoder finds (where it has any)
     probe_errors.png    predicted against true positions, and how the errors are distributed
     probe.json          all figures and how they came about, fit to be the entry ``probes`` of an encoder's card;
                         written last, it marks the probe as finished
@@ -25,10 +26,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from gqn_rl.cameras import project
 from gqn_rl.config import UserError
 from gqn_rl.files import atomic_path, write_json
 from gqn_rl.gqn import GQN
-from gqn_rl.pictures import grid, save_png, to_uint8
+from gqn_rl.pictures import grid, mark, save_png, to_uint8
 from gqn_rl.probes import COUNTS, INSIDE, ProbePlan, Reading, Shots, photograph, probe_encoder
 from gqn_rl.types import SceneEncoder, SceneSource, Views
 
@@ -38,6 +40,7 @@ GALLERY: Final = 8
 #: Written last.
 SUMMARY: Final = "probe.json"
 READINGS, DRAWINGS, GALLERY_PICTURE, ERRORS = "probe.csv", "probe_drawing.csv", "probe.png", "probe_errors.png"
+POINTS_PICTURE: Final = "probe_points.png"
 
 
 def claim(folder: Path) -> None:
@@ -45,7 +48,7 @@ def claim(folder: Path) -> None:
     if (folder / SUMMARY).exists():
         raise UserError(f"{folder} holds a finished probe, which is never overwritten; choose another --out")
     if folder.is_dir():
-        ours = {".lock", READINGS, DRAWINGS, GALLERY_PICTURE, ERRORS}
+        ours = {".lock", READINGS, DRAWINGS, GALLERY_PICTURE, POINTS_PICTURE, ERRORS}
         strangers = sorted({path.name for path in folder.iterdir() if not path.name.startswith(".probe")} - ours)
         if strangers:
             raise UserError(f"{folder} is not empty and holds no probe (it has {strangers[0]}); choose another --out")
@@ -57,6 +60,7 @@ class Findings(NamedTuple):
     readings: list[Reading]  #: none from a source without state groups
     drawings: list[Drawing]  #: one for each camera region; none by an encoder without a GQN
     gallery: list[list[NDArray[np.uint8]]]  #: rows of images: context views, the unseen view, its prior-mean image
+    marked: list[list[NDArray[np.uint8]]]  #: rows of context views with the encoder's points; none where it has none
 
 
 def examine(
@@ -66,10 +70,10 @@ def examine(
     shots = photograph(source, plan, progress)
     gqn = gqn_of(encoder)
     if gqn is None:
-        return Findings(probe_encoder(encoder, shots, source.state_groups), [], [])
+        return Findings(probe_encoder(encoder, shots, source.state_groups), [], [], [])
     judge = DrawingJudge(gqn)
     readings = probe_encoder(encoder, judge.watch(shots), source.state_groups)
-    return Findings(readings, judge.drawings(), judge.gallery)
+    return Findings(readings, judge.drawings(), judge.gallery, judge.marked)
 
 
 def gqn_of(encoder: SceneEncoder) -> GQN | None:
@@ -107,6 +111,8 @@ class DrawingJudge:
         self._squares: dict[str, Any] = defaultdict(float)
         #: Rows of images for people: context views, the unseen view, its prior-mean image; cameras inside.
         self.gallery: list[list[NDArray[np.uint8]]] = []
+        #: Rows of the same scenes: context views with the points that the encoder finds.
+        self.marked: list[list[NDArray[np.uint8]]] = []
 
     def watch(self, shots: Iterable[Shots]) -> Iterator[Shots]:
         """Pass ``shots`` on, and judge those with an unseen view."""
@@ -138,6 +144,23 @@ class DrawingJudge:
         if region == INSIDE:
             shown = range(min(len(truth), GALLERY - len(self.gallery)))
             self.gallery += [[*views.images[i], to_uint8(drawn[i])] for i in shown]
+            if self._gqn.representation.points and shown:
+                self.marked += self._mark(Views(views.images[: len(shown), :-1], views.poses[: len(shown), :-1]))
+
+    def _mark(self, views: Views) -> list[list[NDArray[np.uint8]]]:
+        """Rows of ``views`` (n, K) with the points that they show together."""
+        config, count = self._gqn.config, self._gqn.representation.points
+        with torch.inference_mode():
+            shares = self._gqn.represent_views(Views(*map(torch.from_numpy, views)))
+            found = self._gqn.representation.vector(shares)[:, : 3 * count].unflatten(1, (count, 3))
+        points = found.float().cpu().numpy() * config.length_scale
+        return [
+            [
+                mark(image, project(scene_points, pose, config.fovy, *config.image_size))
+                for image, pose in zip(images, poses, strict=True)
+            ]
+            for images, poses, scene_points in zip(views.images, views.poses, points, strict=True)
+        ]
 
     def _imagine(self, views: Views) -> NDArray[np.float32]:
         """Prior-mean images (n, H, W, 3) of each scene's last view, from its others."""
@@ -152,7 +175,7 @@ class DrawingJudge:
 
 def print_table(findings: Findings) -> None:
     """Print the probes, and how well unseen views are drawn."""
-    readings, drawings, _ = findings
+    readings, drawings = findings.readings, findings.drawings
     if readings:
         print(f"{'quantity':<12}{'cameras':<10}" + "".join(f"{_views(count):>20}" for count in COUNTS))
         scores = {(reading.quantity, reading.region, reading.views): reading.score for reading in readings}
@@ -187,7 +210,7 @@ def summarise(findings: Findings, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_report(folder: Path, findings: Findings, facts: Mapping[str, Any]) -> list[Path]:
     """Write everything into ``folder``, each file atomically, the summary last; returns what was written."""
-    readings, drawings, gallery = findings
+    readings, drawings, gallery, marked = findings
     written = []
     if readings:
         rows = [(r.region, r.quantity, r.views, r.score.r2, 100 * r.score.median_error) for r in readings]
@@ -198,6 +221,9 @@ def write_report(folder: Path, findings: Findings, facts: Mapping[str, Any]) -> 
         written.append(_write_csv(folder / DRAWINGS, ("cameras", *Drawing._fields[1:]), drawings))
         save_png(folder / GALLERY_PICTURE, grid(gallery))
         written.append(folder / GALLERY_PICTURE)
+    if marked:
+        save_png(folder / POINTS_PICTURE, grid(marked, scale=1))
+        written.append(folder / POINTS_PICTURE)
     write_json(folder / SUMMARY, summarise(findings, facts))
     return [*written, folder / SUMMARY]
 

@@ -30,6 +30,8 @@ def main() -> None:
     shutil.copyfile(RUNS / "arm_reach-seed0" / "learning_curve.png", IMAGES / "arm_reach_curve.png")
     shutil.copyfile(RUNS / "arm_reach_state-seed0" / "learning_curve.png", IMAGES / "arm_reach_state.png")
     Image.open(RUNS / "probe" / "probe.png").save(IMAGES / "arm_reach_probe.png", optimize=True)
+    points = Image.open(RUNS / "probe" / "probe_points.png")
+    points.crop((0, 0, points.width, points.height // 2)).save(IMAGES / "arm_reach_points.png", optimize=True)
     for path in sorted(IMAGES.iterdir()):
         print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1000:.0f} kB")
 

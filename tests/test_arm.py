@@ -19,9 +19,22 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 import gqn_rl  # noqa: F401 - registers the environments
 from gqn_rl.cameras import axes, look_at, project
 from gqn_rl.envs import kinova
-from gqn_rl.envs.arm import LENGTH_UNIT, RANDOMIZATIONS, START_DISTANCE, ArmReach
+from gqn_rl.envs.arm import (
+    LENGTH_UNIT,
+    RANDOMIZATIONS,
+    SCENE_HAND_DISTANCE,
+    SCENE_HAND_HEIGHT,
+    SCENE_SPREAD,
+    SMALLEST_MOVE,
+    START_DISTANCE,
+    TARGET_COLOR,
+    TARGET_DISTANCE,
+    TARGET_HEIGHT,
+    TARGET_RADIUS,
+    ArmReach,
+)
 from gqn_rl.envs.renderer import SceneRenderer
-from gqn_rl.types import SceneSource
+from gqn_rl.types import Perturbable, SceneSource
 
 ID = "gqn_rl/ArmReach-v0"
 
@@ -221,6 +234,81 @@ def test_is_a_scene_source_whose_factors_are_independent() -> None:
         assert not np.array_equal(env.state()[18:21], before[18:21])
         with pytest.raises(ValueError, match="target, arm, appearance"):
             env.draw_factor("leg", np.random.default_rng(0))
+
+
+def _parts(env: ArmReach) -> dict[str, bytes]:
+    """What belongs to each factor, to the bit."""
+    model, data = env.model, env.data
+    ball = model.geom("target").id
+    others = np.delete(model.geom_rgba, ball, axis=0).tobytes() + model.geom_matid.tobytes()
+    return {
+        "target": data.mocap_pos.tobytes() + model.geom_size[ball].tobytes() + model.geom_rgba[ball].tobytes(),
+        "arm": data.qpos.tobytes() + data.qvel.tobytes(),
+        "appearance": others + model.light_pos.tobytes() + model.light_diffuse.tobytes(),
+    }
+
+
+@pytest.mark.parametrize("factor", ArmReach.scene_factors)
+@pytest.mark.parametrize("randomize", [("start",), RANDOMIZATIONS])
+def test_perturbing_a_factor_leaves_the_others(factor: str, randomize: tuple[str, ...]) -> None:
+    with arm(obs_mode="state", randomize=randomize) as env:
+        assert isinstance(env, Perturbable)
+        for seed in range(10):
+            env.new_scene(np.random.default_rng(seed))
+            before = _parts(env)
+            env.perturb_factor(factor, np.random.default_rng(100 + seed))
+            after = _parts(env)
+            changed = {name for name in before if before[name] != after[name]}
+            plain = factor == "appearance" and "textures" not in randomize
+            assert changed == (set() if plain else {factor})
+            env.new_scene(np.random.default_rng(seed))
+            env.perturb_factor(factor, np.random.default_rng(100 + seed))
+            assert _parts(env) == after  # the same numbers, the same scene
+        with pytest.raises(ValueError, match="target, arm, appearance"):
+            env.perturb_factor("leg", np.random.default_rng(0))
+
+
+def test_perturbed_targets_are_targets_nearer_than_others() -> None:
+    moved, others = [], []
+    with arm(obs_mode="state") as env:
+        for seed in range(200):
+            env.draw_factor("target", np.random.default_rng(seed))
+            before = env.target_position
+            env.perturb_factor("target", np.random.default_rng(1000 + seed))
+            after = env.target_position
+            assert TARGET_DISTANCE[0] <= np.hypot(*after[:2]) <= TARGET_DISTANCE[1]
+            assert TARGET_HEIGHT[0] <= after[2] <= TARGET_HEIGHT[1]
+            assert env.target_radius == TARGET_RADIUS
+            np.testing.assert_allclose(env.model.geom("target").rgba[:3], TARGET_COLOR)
+            env.draw_factor("target", np.random.default_rng(2000 + seed))
+            moved.append(np.linalg.norm(after - before))
+            others.append(np.linalg.norm(env.target_position - before))
+    assert min(moved) > 0
+    assert SMALLEST_MOVE * np.mean(others) < np.mean(moved) < 0.8 * np.mean(others)
+
+
+def test_perturbed_arms_are_poses_whose_first_joints_stay() -> None:
+    still = set()
+    with arm(obs_mode="state") as env:
+        for seed in range(100):
+            env.draw_factor("arm", np.random.default_rng(seed))
+            before = env.data.qpos[:6].copy()
+            env.perturb_factor("arm", np.random.default_rng(1000 + seed))
+            after = env.data.qpos[:6].copy()
+            x, y, z = env.hand_position
+            mujoco.mj_forward(env.model, env.data)
+            np.testing.assert_array_equal(env.hand_position, [x, y, z])  # nothing was left to compute
+            assert env.data.ncon == 0
+            assert np.hypot(x, y) < SCENE_HAND_DISTANCE
+            assert 0 < z < SCENE_HAND_HEIGHT
+            assert (np.abs(after - kinova.HOME)[1:] <= SCENE_SPREAD).all()
+            np.testing.assert_array_equal(env.data.qpos[6:], kinova.FINGER_ANGLE)
+            assert not env.data.qvel.any()
+            stayed = after == before
+            count = int(stayed.sum())
+            assert stayed[:count].all()  # next to the base
+            still.add(count)
+    assert still == {1, 2, 3, 4}
 
 
 @pytest.mark.parametrize(

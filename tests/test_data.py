@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
+from gqn_rl.cameras import CONVENTION
 from gqn_rl.config import UserError
 from gqn_rl.data import (
     CHUNK,
@@ -30,7 +32,7 @@ from gqn_rl.data import (
     set_scene,
     split_views,
 )
-from gqn_rl.types import SceneSource
+from gqn_rl.types import POSE_SIZE, Image, Perturbable, Pose, SceneSource
 
 BLOCK = BlockPlan(rows="target", columns="arm", height=2, width=2)
 CONFIG = RecordConfig(scenes=2 * CHUNK + 8, views=2, env_kwargs={"image_size": 16}, block=BLOCK, seed=3)
@@ -141,6 +143,103 @@ def test_unknown_factors_and_groups_name_the_valid_ones(recording: Path) -> None
         BlockPlan(height=2)
     with pytest.raises(ValueError, match="must be two factors"):
         BlockPlan(rows="arm", columns="arm", height=2)
+
+
+# Families ---------------------------------------------------------------------------------------------------------
+
+FAMILIES = BlockPlan(rows="target", columns="arm", height=4, width=6, family=2)
+
+
+def states(block: BlockPlan, blocks: int, source: SceneSource | None = None) -> dict[str, NDArray[np.float32]]:
+    """Where target and hand are in every scene: (blocks, height, width, 3) each."""
+    source = source or make_arm(CONFIG.env, CONFIG.env_kwargs)
+    found = []
+    for scene in range(blocks * block.size):
+        set_scene(source, block, CONFIG.seed, scene)
+        found.append(source.state().copy())
+    grid = np.stack(found).reshape(blocks, block.height, block.width, -1)
+    return {name: grid[..., source.state_groups[name]] for name in ("target", "hand")}
+
+
+def test_the_first_of_each_family_is_what_it_would_be_without_families() -> None:
+    with_families, without = (states(block, 3) for block in (FAMILIES, FAMILIES.model_copy(update={"family": 1})))
+    for name, rows, columns in (("target", slice(0, None, 2), slice(None)), ("hand", slice(None), slice(0, None, 2))):
+        assert np.array_equal(with_families[name][:, rows, columns], without[name][:, rows, columns])
+        assert not np.array_equal(with_families[name], without[name])
+
+
+def test_rows_and_columns_still_share_their_factor() -> None:
+    found = states(FAMILIES, 3)
+    assert np.array_equal(found["target"], np.broadcast_to(found["target"][:, :, :1], found["target"].shape))
+    assert np.array_equal(found["hand"], np.broadcast_to(found["hand"][:, :1], found["hand"].shape))
+
+
+def test_members_of_a_family_differ_but_less_than_strangers() -> None:
+    found = states(FAMILIES, 40)
+    for places in (found["target"][:, :, 0], found["hand"][:, 0]):  # (blocks, draws, 3)
+        relatives = np.linalg.norm(places[:, 1::2] - places[:, ::2], axis=-1)
+        strangers = np.linalg.norm(places[:, 2::2] - places[:, :-2:2], axis=-1)
+        assert relatives.min() > 0
+        assert 0.1 * strangers.mean() < relatives.mean() < 0.8 * strangers.mean()
+
+
+def test_a_scene_of_a_family_depends_on_the_seed_and_its_number_alone() -> None:
+    """In any order, on a source that has been elsewhere, and with another seed another."""
+    source = make_arm(CONFIG.env, CONFIG.env_kwargs)
+    scenes = np.random.default_rng(0).permutation(2 * FAMILIES.size)
+    shuffled = {}
+    for scene in scenes:
+        source.new_scene(np.random.default_rng(int(scene)))
+        set_scene(source, FAMILIES, CONFIG.seed, int(scene))
+        shuffled[int(scene)] = source.state().copy()
+    fresh = make_arm(CONFIG.env, CONFIG.env_kwargs)
+    for scene in sorted(shuffled):
+        set_scene(fresh, FAMILIES, CONFIG.seed, scene)
+        np.testing.assert_array_equal(fresh.state(), shuffled[scene])
+        set_scene(fresh, FAMILIES, CONFIG.seed + 1, scene)
+        assert not np.array_equal(fresh.state(), shuffled[scene])
+
+
+class Dot:
+    """The least that is a scene source: a place, and nothing that perturbs it."""
+
+    scene_factors = ("place",)
+    state_groups = {"place": slice(0, 1)}  # noqa: RUF012
+    camera_metadata = {"convention": CONVENTION, "fovy": 45.0, "image_size": (8, 8), "renderer": "none"}  # noqa: RUF012
+
+    def draw_factor(self, factor: str, rng: np.random.Generator) -> None:
+        self.place = rng.uniform()
+
+    def new_scene(self, rng: np.random.Generator) -> None:
+        self.draw_factor("place", rng)
+
+    def sample_pose(self, rng: np.random.Generator) -> Pose:
+        return np.zeros(POSE_SIZE, np.float32)
+
+    def render_view(self, pose: Pose) -> Image:
+        return np.full((8, 8, 3), 255 * self.place, np.uint8)
+
+    def state(self) -> NDArray[np.float32]:
+        return np.array([getattr(self, "place", 0.0)], np.float32)
+
+
+def test_families_need_a_source_that_can_perturb() -> None:
+    dot = Dot()
+    assert isinstance(dot, SceneSource)
+    assert not isinstance(dot, Perturbable)
+    config = RecordConfig(scenes=4, views=2, env="dots:Dot-v0", block=BlockPlan(rows="place", height=2))
+    assert describe_source(dot, config).state_size == 1
+    families = config.model_copy(update={"block": BlockPlan(rows="place", height=2, family=2)})
+    with pytest.raises(UserError, match=r"block.family is 2, but dots:Dot-v0 has no method perturb_factor"):
+        describe_source(dot, families)
+    arm = make_arm(CONFIG.env, CONFIG.env_kwargs)
+    assert isinstance(arm, Perturbable)
+    assert describe_source(arm, CONFIG.model_copy(update={"block": FAMILIES})).config["block"]["family"] == 2
+
+
+def test_a_family_has_members() -> None:
+    with pytest.raises(UserError, match="family"):
+        BlockPlan.from_mapping({"family": 0})
 
 
 def test_photographs_in_memory_depend_on_the_seed_alone() -> None:

@@ -32,7 +32,7 @@ def encoder(recording: Path) -> Path:
 
 
 def _pretrain(recording: Path, out: Path, *more: str) -> list[str]:
-    settings = [MODEL, "batch=16", "drawn=4", "held_out=16", "steps=3"]
+    settings = [MODEL, "batch=16", "drawn=4", "explained=2", "held_out=16", "steps=3"]
     options = [word for setting in settings for word in ("--set", setting)]
     return ["pretrain", "--data", str(recording), "--out", str(out), "--wandb", "disabled", *options, *more]
 
@@ -62,6 +62,7 @@ def test_mistakes_are_one_line_and_exit_code_2(
         (["pretrain", "--data", str(tmp_path), "--out", out], "is not a recording"),
         (["pretrain", "--data", str(recording), "--out", out], "model.image_size is (64, 64)"),
         (_pretrain(recording, Path(out), "--device", "warp"), "device 'warp' cannot be used"),
+        (_pretrain(recording, Path(out), "--set", "explained=3"), "drawn (4) must be a multiple of explained (3)"),
         (_pretrain(recording, encoder), "finished pretraining run"),
         (["probe", "no-such-encoder"], "no encoder 'no-such-encoder'"),
         (["probe", str(encoder), "--seed", "0"], "invalid"),

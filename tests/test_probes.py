@@ -363,8 +363,8 @@ def test_a_report_says_the_same_in_every_form(tmp_path: Path, capsys: pytest.Cap
 def test_a_source_without_state_groups_is_drawn_all_the_same(gqn: GQN, tmp_path: Path) -> None:
     judge = DrawingJudge(gqn)
     readings = probe_encoder(Wrong(torch.zeros(1, 2)), judge.watch(with_fit(random_shots(12, 6))), {})
-    written = write_report(tmp_path, Findings(readings, judge.drawings(), judge.gallery), {})
-    assert [path.name for path in written] == ["probe_drawing.csv", "probe.png", "probe.json"]
+    written = write_report(tmp_path, Findings(readings, judge.drawings(), judge.gallery, judge.marked), {})
+    assert [path.name for path in written] == ["probe_drawing.csv", "probe.png", "probe_points.png", "probe.json"]
     summary = json.loads((tmp_path / "probe.json").read_text())
     with (tmp_path / "probe_drawing.csv").open(newline="") as file:
         for row in csv.DictReader(file):
