@@ -8,6 +8,8 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from gqn_rl.envs.room_model import facing
+
 #: Metres, half the room's side, and its height.
 ROOM: Final = (3.0, 2.4)
 
@@ -91,7 +93,7 @@ def _add_surfaces(spec: mujoco.MjSpec) -> None:
             type=plane,
             size=[half, height / 2, 0.1],
             pos=[x, y, height / 2],
-            quat=_upright(-x / half, -y / half),
+            quat=facing(-x / half, -y / half),
             material="wall_plain",
             **solid,
         )
@@ -103,12 +105,3 @@ def _add_surfaces(spec: mujoco.MjSpec) -> None:
         specular=[0.1] * 3,
         castshadow=True,
     )
-
-
-def _upright(x: float, y: float) -> NDArray[np.float64]:
-    """Quaternion (4,) that turns a plane's normal to the horizontal direction (x, y), its own y axis upwards."""
-    normal, up = np.array([x, y, 0.0]), np.array([0.0, 0.0, 1.0])
-    matrix = np.stack([np.cross(up, normal), up, normal], axis=1)
-    quat = np.empty(4)
-    mujoco.mju_mat2Quat(quat, matrix.ravel())
-    return quat

@@ -132,12 +132,12 @@ def _add_surfaces(spec: mujoco.MjSpec) -> None:
             type=plane,
             size=[HALF, WALL_HEIGHT / 2, 0.1],
             pos=[x * HALF, y * HALF, WALL_HEIGHT / 2],
-            quat=_facing(-x, -y),
+            quat=facing(-x, -y),
             material=next(iter(WALLS)),
         )
 
 
-def _facing(x: float, y: float) -> NDArray[np.float64]:
+def facing(x: float, y: float) -> NDArray[np.float64]:
     """Quaternion (4,) that turns a plane's normal to the horizontal direction (x, y), its own y axis upwards."""
     normal, up = np.array([x, y, 0.0]), np.array([0.0, 0.0, 1.0])
     matrix = np.stack([np.cross(up, normal), up, normal], axis=1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gqn_rl.cameras import look_at, project
+from gqn_rl.cameras import axes, look_at, project
 from gqn_rl.splats import SMALLEST_BLOB, SPLAT_CHANNELS, splats
 
 
@@ -43,9 +43,7 @@ def test_offsets_and_depth_are_those_of_the_blob() -> None:
     assert np.hypot(peak[0] - row, peak[1] - column) <= np.sqrt(0.5)
     assert torch.equal(down.sign(), ((torch.arange(24.0) - float(row)).sign()[:, None] * blob.sign()))
     assert torch.equal(across.sign(), ((torch.arange(32.0) - float(column)).sign() * blob.sign()))
-    forward = np.array(
-        [np.cos(pose[0, 3]) * np.cos(pose[0, 4]), np.sin(pose[0, 3]) * np.cos(pose[0, 4]), np.sin(pose[0, 4])]
-    )
+    forward, _, _ = axes(pose[0].numpy())
     depth = float((points[0, 0].numpy() - pose[0, :3].numpy()) @ forward)
     torch.testing.assert_close(inverse_depth * depth, blob)
 
