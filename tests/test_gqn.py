@@ -16,7 +16,7 @@ from gqn_rl.config import UserError
 from gqn_rl.gqn import GQN, GQNConfig, likelihood_floor
 from gqn_rl.types import Views
 
-#: Representation networks by name, with what they need; ``points`` stands here without free features, too.
+#: Representation networks: points alone, and points beside free features.
 KINDS = ("pyramid", "tower", "pool", "ray", "points", "points and features")
 GENERATOR = {"steps": 2, "channels": 8, "canvas_channels": 16, "mixing_channels": 8}
 REPRESENTATION = {"width": 16, "heads": 2, "token_channels": 8}

@@ -156,6 +156,18 @@ def test_two_views_triangulate_what_neither_knows() -> None:
     assert errors(*shares).max() < 0.01
 
 
+def test_under_autocast_shares_stay_in_single_precision() -> None:
+    """Precisions span orders of magnitude; what the layers before them round costs little."""
+    network = build()
+    images, poses = inputs(3)
+    exact = network(images, poses)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = network(images, poses)
+        read = network.vector(rounded[None])
+    assert rounded.dtype == read.dtype == torch.float32
+    torch.testing.assert_close(read, network.vector(exact[None]), atol=0.05, rtol=0)
+
+
 # --- symmetries ----------------------------------------------------------------------------------------------------
 
 

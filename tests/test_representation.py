@@ -12,7 +12,7 @@ from gqn_rl.config import UserError
 from gqn_rl.gaussians import GAUSSIAN_SIZE
 from gqn_rl.representation import RepresentationConfig, build_representation
 
-#: Kinds that need channels, and all: ``points`` with free features and without.
+#: Kinds of the paper, and all with channels: ``points`` without free features and with.
 PAPER_KINDS = ("pyramid", "tower", "pool")
 NETWORKS = (*((kind, 24) for kind in (*PAPER_KINDS, "ray")), ("points", 0), ("points", 8))
 HEADS = 3
