@@ -17,7 +17,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from gqn_rl.cameras import CONVENTION, Dome, Fixed
-from gqn_rl.envs.renderer import DETAILED, SceneRenderer, renderer_version
+from gqn_rl.envs.renderer import DETAILED, FAST, Quality, SceneRenderer, renderer_version
 from gqn_rl.types import POSE_SIZE, Image, Pose
 
 ObservationMode = Literal["views", "pixels", "state"]
@@ -55,6 +55,7 @@ class SceneEnv(gym.Env[Any, NDArray[np.float32]]):
         camera_names: which fixed cameras, K names; the first K of them by default.
         image_size: height and width of a view, pixels.
         render_mode: ``rgb_array`` or None; render_size: height and width of ``render()``'s picture, pixels.
+        quality: how views are drawn.
 
     Raises:
         ValueError: an option has no valid value; the message names the valid ones.
@@ -69,6 +70,8 @@ class SceneEnv(gym.Env[Any, NDArray[np.float32]]):
     #: Lengths of the ground-truth and of the proprioception vector.
     state_size: ClassVar[int]
     proprio_size: ClassVar[int]
+    #: Vertical field of view of every camera, degrees.
+    fovy: ClassVar[float] = FOVY
     #: Whether the robot knows its own place, so that a policy may see the scene from there.
     has_frame: ClassVar[bool] = False
 
@@ -85,6 +88,7 @@ class SceneEnv(gym.Env[Any, NDArray[np.float32]]):
         image_size: int | tuple[int, int],
         render_mode: str | None,
         render_size: int | tuple[int, int],
+        quality: Quality = FAST,
     ) -> None:
         self.obs_mode: ObservationMode = choose("obs_mode", obs_mode, get_args(ObservationMode))
         self.cameras: CameraMode = choose("cameras", cameras, get_args(CameraMode))
@@ -100,8 +104,10 @@ class SceneEnv(gym.Env[Any, NDArray[np.float32]]):
         self._fixed_poses = _fixed_poses(fixed, camera_names, self.views) if self.cameras == "fixed" else None
         self.model = model
         self.data = mujoco.MjData(model)
-        model.vis.global_.fovy = FOVY
-        self._eyes = SceneRenderer(model, *self.image_size, views=self.views, geom_groups=self.small_geoms)
+        model.vis.global_.fovy = self.fovy
+        self._eyes = SceneRenderer(
+            model, *self.image_size, views=self.views, quality=quality, geom_groups=self.small_geoms
+        )
         self._picture: SceneRenderer | None = None
         self._poses = np.zeros((self.views, POSE_SIZE), np.float32)
         self.observation_space = self._observation_space()
@@ -157,7 +163,7 @@ class SceneEnv(gym.Env[Any, NDArray[np.float32]]):
         """What an encoder has to agree with: convention, field of view (degrees), image size, renderer version."""
         return {
             "convention": CONVENTION,
-            "fovy": FOVY,
+            "fovy": self.fovy,
             "image_size": self.image_size,
             "renderer": renderer_version(),
         }
@@ -173,7 +179,7 @@ class SceneEnv(gym.Env[Any, NDArray[np.float32]]):
         if self._fixed_poses is not None:
             self._poses = self._fixed_poses
         elif new_episode or self.cameras == "moving":
-            self._poses = np.stack([self.dome.sample(self.np_random) for _ in range(self.views)])
+            self._poses = np.stack([self.sample_pose(self.np_random) for _ in range(self.views)])
 
     def _observe(self) -> Any:
         if self.obs_mode == "state":

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from gqn_rl.cameras import Dome, Fixed, look_at
 from gqn_rl.envs.base import CameraMode, ObservationMode, SceneEnv, choose
-from gqn_rl.envs.renderer import FAST, SceneRenderer
+from gqn_rl.envs.renderer import FAST
 from gqn_rl.envs.room_model import FLOORS, HALF, HEADLIGHT, SLOTS, WALLS, room_spec
 from gqn_rl.envs.shapes import SHAPES, SIZES, half_height, take_shape
 from gqn_rl.types import Pose
@@ -114,6 +114,7 @@ class Room(SceneEnv):
     scene_factors = ("layout", "shapes", "colors", "appearance")
     state_groups = MappingProxyType({"mean": slice(0, 3), "lowest_hue": slice(3, 6), "highest_hue": slice(6, 9)})
     state_size = 9 + SLOTS * _OBJECT
+    fovy = FOVY
     #: Nothing but cameras moves during an episode, so views of its different moments may be encoded together.
     static_scene = True
     small_geoms = (COMMON_GROUP,)
@@ -151,13 +152,9 @@ class Room(SceneEnv):
             image_size=image_size,
             render_mode=render_mode,
             render_size=render_size,
+            quality=SHADOWED if shadows else FAST,
         )
         model = self.model
-        model.vis.global_.fovy = FOVY
-        if shadows:
-            self._eyes = SceneRenderer(
-                model, *self.image_size, quality=SHADOWED, views=self.views, geom_groups=self.small_geoms
-            )
         self._slots = np.array([model.geom(f"object_{i}").id for i in range(SLOTS)])
         self._bodies = np.array([model.body(f"object_{i}").mocapid[0] for i in range(SLOTS)])
         self._floor, self._walls = model.geom("floor").id, [model.geom(f"wall_{i}").id for i in range(4)]
@@ -200,10 +197,6 @@ class Room(SceneEnv):
 
     def oracle(self) -> NDArray[np.float32]:
         return self.state() / _UNITS
-
-    @property
-    def camera_metadata(self) -> dict[str, Any]:
-        return {**super().camera_metadata, "fovy": FOVY}
 
     @property
     def render_pose(self) -> Pose:
@@ -320,12 +313,6 @@ class _RoomView(Room):
         self._place_cameras(new_episode=False)
         self._poses = np.concatenate([self._poses[:-1], driven[None]])
         return self._observe(), 0.0, False, False, {}
-
-    def _place_cameras(self, *, new_episode: bool) -> None:
-        if self._fixed_poses is not None and new_episode:
-            self._poses = self._fixed_poses
-        elif self._fixed_poses is None and (new_episode or self.cameras == "moving"):
-            self._poses = np.stack([self.sample_pose(self.np_random) for _ in range(self.views)])
 
     @abstractmethod
     def _moved(self, pose: Pose, action: NDArray[np.float32]) -> Pose:
