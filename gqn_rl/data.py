@@ -205,21 +205,6 @@ def set_scene(source: SceneSource, block: BlockPlan, seed: int, scene: int) -> N
             perturbable.perturb_factor(factor, np.random.default_rng([seed, number, 0, index, draw]))
 
 
-def photograph(
-    source: SceneSource, seed: int, scenes: int, views: int, sample_pose: Callable[[np.random.Generator], NDArray[Any]]
-) -> tuple[Views, NDArray[np.float32]]:
-    """Independent scenes in memory: ``views`` of each, (scenes, views), and their states (scenes, S)."""
-    images, poses, states = [], [], []
-    for scene in range(scenes):
-        set_scene(source, BlockPlan(), seed, scene)
-        states.append(source.state())
-        rng = np.random.default_rng([seed, scene, 1])
-        chosen = np.stack([sample_pose(rng) for _ in range(views)])
-        poses.append(chosen)
-        images.append(np.stack([source.render_view(pose) for pose in chosen]))
-    return Views(np.stack(images), np.stack(poses)), np.stack(states)
-
-
 def finish_recording(folder: Path) -> Manifest:
     """Hash the content and mark the recording complete; raises :class:`UserError` when chunks are missing."""
     missing = missing_chunks(folder)

@@ -13,6 +13,7 @@ The folder::
 from __future__ import annotations
 
 import csv
+import math
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -168,7 +169,8 @@ def _training_row(step: Step) -> dict[str, float]:
 
 def _postfix(row: Mapping[str, float], bar: Any, batch: int) -> str:
     rate = bar.format_dict["rate"] or 0.0
-    return f"{rate * batch:.0f} scenes/s, contrast {row['geometry_accuracy']:.2f}, prior MSE {row['prior_mse']:.4f}"
+    accuracy = row["contrast_accuracy"] if math.isnan(row["geometry_accuracy"]) else row["geometry_accuracy"]
+    return f"{rate * batch:.0f} scenes/s, contrast {accuracy:.2f}, prior MSE {row['prior_mse']:.4f}"
 
 
 def _line(evaluation: Evaluation) -> str:

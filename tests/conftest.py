@@ -17,7 +17,11 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from gqn_rl.data import BlockPlan, set_scene
+from gqn_rl.types import SceneSource, Views
 
 ROOT = Path(__file__).resolve().parent.parent
 TOY_ID = "conftest:toy/Reach-v0"
@@ -182,3 +186,18 @@ def cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 def cli_environment() -> dict[str, str]:
     """Environment variables with which a process of its own finds ``conftest``."""
     return {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+
+
+def photograph(
+    source: SceneSource, seed: int, scenes: int, views: int, sample_pose: Callable[[np.random.Generator], NDArray[Any]]
+) -> tuple[Views, NDArray[np.float32]]:
+    """Independent scenes in memory: ``views`` of each, (scenes, views), and their states (scenes, S)."""
+    images, poses, states = [], [], []
+    for scene in range(scenes):
+        set_scene(source, BlockPlan(), seed, scene)
+        states.append(source.state())
+        rng = np.random.default_rng([seed, scene, 1])
+        chosen = np.stack([sample_pose(rng) for _ in range(views)])
+        poses.append(chosen)
+        images.append(np.stack([source.render_view(pose) for pose in chosen]))
+    return Views(np.stack(images), np.stack(poses)), np.stack(states)

@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from conftest import photograph
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -25,7 +26,6 @@ from gqn_rl.data import (
     finish_recording,
     missing_chunks,
     open_recording,
-    photograph,
     record,
     record_chunks,
     sample_scenes,

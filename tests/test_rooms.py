@@ -13,12 +13,12 @@ import gymnasium as gym
 import mujoco
 import numpy as np
 import pytest
+from conftest import photograph
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import gqn_rl  # noqa: F401 - registers the environments
 from gqn_rl.cameras import project
-from gqn_rl.data import photograph
 from gqn_rl.envs.navigate import RoomNavigate
 from gqn_rl.envs.renderer import SceneRenderer
 from gqn_rl.envs.room_model import FLOORS, HALF, WALLS, empty_room_spec, room_spec
