@@ -15,6 +15,7 @@ from gqn_rl.cameras import Dome, Fixed
 from gqn_rl.envs import kinova
 from gqn_rl.envs.arm_room import Appearance, room_spec, vivid_color
 from gqn_rl.envs.base import CameraMode, ObservationMode, SceneEnv, choose
+from gqn_rl.envs.renderer import SMOOTH
 
 #: Seconds between decisions: 10 Hz, so that one decision moves the hand by centimetres.
 CONTROL_STEP: Final = 0.1
@@ -117,6 +118,7 @@ class ArmReach(SceneEnv):
             image_size=image_size,
             render_mode=render_mode,
             render_size=render_size,
+            quality=SMOOTH,
         )
         self.action_space = spaces.Box(-1.0, 1.0, (6,), np.float32)
         model = self.model

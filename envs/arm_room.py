@@ -69,7 +69,8 @@ def _add_surfaces(spec: mujoco.MjSpec) -> None:
     checker, gradient = mujoco.mjtBuiltin.mjBUILTIN_CHECKER, mujoco.mjtBuiltin.mjBUILTIN_GRADIENT
     flat = mujoco.mjtBuiltin.mjBUILTIN_FLAT
     looks = {  # material: builtin texture, first and second colour, repeats over the surface
-        "floor_plain": (checker, (0.62, 0.62, 0.6), (0.56, 0.56, 0.55), 6),
+        # Between the black arm and its light fingers, so that both stand out.
+        "floor_plain": (checker, (0.4, 0.47, 0.5), (0.35, 0.42, 0.45), 6),
         "floor_wood": (checker, (0.72, 0.5, 0.3), (0.6, 0.4, 0.22), 10),
         "floor_slate": (checker, (0.35, 0.4, 0.45), (0.45, 0.5, 0.52), 4),
         "wall_plain": (flat, (0.75, 0.8, 0.85), (0.75, 0.8, 0.85), 1),

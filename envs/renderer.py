@@ -13,7 +13,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import mujoco
@@ -39,10 +39,16 @@ class Quality:
     numstacks: int  #: of a sphere or cylinder, along
     numquads: int  #: of a box's face
     shadowsize: int  #: texels of a shadow map's side; 0 draws no shadows
+    supersample: int = 1  #: pixels drawn, each way, that are averaged to one
 
 
 #: 64x64 pictures for encoders.
 FAST: Final = Quality(offsamples=0, numslices=12, numstacks=8, numquads=1, shadowsize=0)
+#: The same where what is thin matters, such as fingers a pixel wide: four samples a pixel for 1.7 times the time, where
+#: MuJoCo's multisampling takes 2.6 times.
+SMOOTH: Final = replace(FAST, supersample=2)
+#: Texels of a shadow map's side where small pictures have shadows: 5 cm of a room are a texel.
+SHADOWSIZE: Final = 256
 #: Large pictures for people.
 DETAILED: Final = Quality(offsamples=4, numslices=48, numstacks=24, numquads=4, shadowsize=2048)
 
@@ -127,6 +133,7 @@ class SceneRenderer:
             raise ValueError(f"a picture needs at least one pixel each way, got {height}x{width}")
         self._model = model
         self._height, self._width, self._columns = height, width, max(1, views)
+        self._drawn = (height * quality.supersample, width * quality.supersample)
         self._quality = quality
         self._context: mujoco.MjrContext | None = None
         self._scene = mujoco.MjvScene(model, maxgeom=model.ngeom + 32)
@@ -140,7 +147,7 @@ class SceneRenderer:
         self._perturb = mujoco.MjvPerturb()
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FREE
-        self._buffer = np.empty((height, width * self._columns, 3), np.uint8)
+        self._buffer = np.empty((self._drawn[0], self._drawn[1] * self._columns, 3), np.uint8)
 
     @property
     def context(self) -> mujoco.MjrContext:
@@ -156,7 +163,7 @@ class SceneRenderer:
         for name in ("offsamples", "numslices", "numstacks", "numquads"):
             setattr(vis.quality, name, getattr(quality, name))
         vis.quality.shadowsize = max(quality.shadowsize, 1)
-        vis.global_.offheight, vis.global_.offwidth = self._height, self._width * self._columns
+        vis.global_.offheight, vis.global_.offwidth = self._buffer.shape[:2]
         try:
             context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50)
         except mujoco.FatalError as error:
@@ -176,11 +183,13 @@ class SceneRenderer:
         for start in range(0, len(poses), self._columns):
             batch = poses[start : start + self._columns]
             self._draw(data, batch, context)
-            tiles = self._buffer[::-1].reshape(self._height, self._columns, self._width, 3)
+            whole = _average(self._buffer[::-1], self._quality.supersample)
+            tiles = whole.reshape(self._height, self._columns, self._width, 3)
             images[start : start + len(batch)] = tiles.swapaxes(0, 1)[: len(batch)]
         return images
 
     def _draw(self, data: mujoco.MjData, poses: NDArray[np.float32], context: mujoco.MjrContext) -> None:
+        height, width = self._drawn
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, context)
         for column, pose in enumerate(poses):
             self._aim(pose)
@@ -188,9 +197,9 @@ class SceneRenderer:
             mujoco.mjv_updateScene(
                 self._model, data, self._option, self._perturb, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
             )
-            viewport = mujoco.MjrRect(column * self._width, 0, self._width, self._height)
+            viewport = mujoco.MjrRect(column * width, 0, width, height)
             mujoco.mjr_render(viewport, self._scene, context)
-        everything = mujoco.MjrRect(0, 0, self._width * self._columns, self._height)
+        everything = mujoco.MjrRect(0, 0, width * self._columns, height)
         mujoco.mjr_readPixels(self._buffer, None, everything, context)
 
     def _aim(self, pose: NDArray[np.float32]) -> None:
@@ -208,3 +217,12 @@ class SceneRenderer:
             _CONTEXT.make_current()
             self._context.free()
             self._context = None
+
+
+def _average(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """``image`` (side * H, side * W, 3) with each square of ``side`` x ``side`` pixels averaged: (H, W, 3)."""
+    if side == 1:
+        return image
+    samples = [image[row::side, column::side].astype(np.uint16) for row in range(side) for column in range(side)]
+    count = side * side
+    return ((sum(samples[1:], samples[0]) + count // 2) // count).astype(np.uint8)

@@ -48,9 +48,7 @@ class GeneratorConfig(Config):
     shared: bool = True  #: one set of core weights for all steps
     conditioning: Literal["pose", "rays"] = "rays"  #: v everywhere, or to each cell the ray through its centre
     bands: int = Field(default=4, ge=0, le=10)  #: Fourier frequencies of the rays
-    mixing_channels: int = Field(
-        default=128, ge=0
-    )  #: of a perceptron on camera and scene in each cell; 0: none (paper)
+    mixing_channels: int = Field(default=64, ge=0)  #: of a perceptron on camera and scene in each cell; 0: none (paper)
     decoder: Literal["linear", "conv"] = "conv"
     zero_init_scene: bool = True  #: r starts without influence, so that it is not noise to be suppressed
 

@@ -22,7 +22,7 @@ class RepresentationConfig(Config):
     #: Of the representation, 256 in the paper; of ``points``, how many free features there are beside the points.
     channels: int = Field(default=0, ge=0)
     width: int = Field(default=64, ge=8, multiple_of=8)  #: channels of the convolutions
-    heads: int = Field(default=32, ge=1)  #: attention heads: of ``points``, how many points
+    heads: int = Field(default=48, ge=1)  #: attention heads: of ``points``, how many points
     token_channels: int = Field(default=64, ge=1)  #: of what is known of one image position
     token_stride: Literal[4, 8] = 4  #: pixels from one attended position to the next
     bands: int = Field(default=4, ge=0, le=10)  #: Fourier frequencies of the ray

@@ -33,7 +33,7 @@ from gqn_rl.envs.arm import (
     TARGET_RADIUS,
     ArmReach,
 )
-from gqn_rl.envs.renderer import SceneRenderer
+from gqn_rl.envs.renderer import FAST, SMOOTH, SceneRenderer
 from gqn_rl.types import Perturbable, SceneSource
 
 ID = "gqn_rl/ArmReach-v0"
@@ -391,3 +391,17 @@ def test_picture_of_any_size() -> None:
         assert picture is not None
         assert picture.shape == (90, 160, 3)
         assert picture.std() > 10
+
+
+def test_smooth_views_are_means_of_views_twice_the_size() -> None:
+    pictures = []
+    with arm() as env:
+        env.reset(seed=0)
+        poses = np.stack([env.dome.at(azimuth, 35.0) for azimuth in (0.0, 120.0)])
+        for size, quality in ((64, SMOOTH), (128, FAST)):
+            renderer = SceneRenderer(env.model, size, size, views=2, quality=quality, geom_groups=env.small_geoms)
+            pictures.append(renderer.render(env.data, poses))
+            renderer.close()
+    small, large = pictures
+    means = large.reshape(2, 64, 2, 64, 2, 3).astype(float).mean(axis=(2, 4))
+    np.testing.assert_allclose(small, means, atol=0.5)
