@@ -56,6 +56,8 @@ class PretrainConfig(Config):
     #: What a step takes of each of the recording's blocks, (rows, columns); drawn anew every step.
     parts: tuple[tuple[PositiveInt, PositiveInt], ...] = Field(((4, 1), (1, 4)), min_length=1)
     max_context: int = Field(3, ge=1)  #: views that may enter the scene; each scene draws 1 to this many
+    #: Which view is drawn: one that is not among the context, or the only one that is (an autoencoder, as a control).
+    query: Literal["unseen", "seen"] = "unseen"
     learning_rate: float = Field(1e-3, gt=0)  #: of Adam, at its highest
     warmup: int = Field(100, ge=0)  #: steps of linear warm-up
     decay: Literal["cosine", "paper"] = "cosine"  #: to zero at the end, or 5e-4 to 5e-5 over 1.6e6 steps
@@ -77,6 +79,10 @@ class PretrainConfig(Config):
             raise ValueError(f"drawn ({self.drawn}) must be a multiple of explained ({self.explained})")
         if self.objective.contrast and self.model.representation.channels == 0:
             raise ValueError("objective.contrast compares features: model.representation.channels must be above 0")
+        if self.query == "seen" and self.max_context != 1:
+            raise ValueError(
+                f"query 'seen' draws the only view that is given: max_context must be 1, got {self.max_context}"
+            )
         points = self.model.representation.kind == "points"
         if (self.objective.contrast or (self.objective.geometry and points)) and self.max_context < 2:
             raise ValueError(
@@ -205,16 +211,21 @@ class Pretraining:
         return Step(self.step, losses._replace(total=losses.total.detach()), rate, sigma, float(norm))
 
     def _batch(self, rng: np.random.Generator) -> tuple[Views, Tensor, Views]:
-        config, data = self.config, self.dataset
+        config = self.config
         part = config.parts[int(rng.integers(len(config.parts)))]
         scenes = sample_scenes(rng, self._train_scenes, self._block, config.batch, part)
-        context, query = split_views(rng, len(scenes), data.views, config.max_context, 1)
+        context, query = self._split(rng, len(scenes))
         drawn = slice(0, None, config.batch // config.drawn)
         counts = rng.integers(1, config.max_context + 1, size=len(scenes))[drawn]
         used = np.arange(config.max_context) < counts[:, None]
         own, own_drawn = self.world.share(config.batch), self.world.share(config.drawn)
         unseen = self._views(scenes[drawn][own_drawn], query[drawn][own_drawn])
         return self._views(scenes[own], context[own]), torch.from_numpy(used[own_drawn]).to(self.device), unseen
+
+    def _split(self, rng: np.random.Generator, scenes: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Which views of each scene are given (scenes, max_context), and which is drawn (scenes, 1)."""
+        context, query = split_views(rng, scenes, self.dataset.views, self.config.max_context, 1)
+        return context, context if self.config.query == "seen" else query
 
     def _views(self, scenes: NDArray[np.int64], views: NDArray[np.int64]) -> Views:
         batch = self.dataset.batch(scenes, views)
@@ -233,7 +244,7 @@ class Pretraining:
         mean_image = self.dataset.images[: min(self._train_scenes, 2_000)].mean((0, 1)) / 255
         mean_error = 0.0
         for part in np.array_split(held_out, max(1, len(held_out) // 128)):
-            context, query = split_views(rng, len(part), self.dataset.views, config.max_context, 1)
+            context, query = self._split(rng, len(part))
             seen, unseen = self._views(part, context), self._views(part, query)
             truth = unseen.images.float() / 255
             with autocast(config.precision, self.device):
@@ -300,7 +311,7 @@ class Pretraining:
         chosen = np.linspace(self._train_scenes, len(self.dataset) - 1, scenes).astype(np.int64)
         k = self.config.max_context
         seen = self._views(chosen, np.tile(np.arange(k), (scenes, 1)))
-        unseen = self._views(chosen, np.full((scenes, 1), k))
+        unseen = self._views(chosen, np.full((scenes, 1), k if self.config.query == "unseen" else 0))
         scene = self.model.represent(seen)
         mean = self.model.generate(scene, unseen.poses, deterministic=True)[0]
         sample = self.model.generate(scene, unseen.poses, rng=torch.Generator(self.device).manual_seed(0))[0]

@@ -206,6 +206,7 @@ def test_contrast_wants_two_views() -> None:
         ({"explained": 0}, "explained"),
         ({"objective": {"contrast": 1.0}}, "objective.contrast compares features: .*channels must be above 0"),
         ({"model": {"representation": {"kind": "ray"}}}, "representation 'ray' needs channels above 0"),
+        ({"query": "seen"}, "query 'seen' draws the only view that is given: max_context must be 1, got 3"),
         ({"model": {"generator": {"mixing_channels": 0}}}, "'points' needs generator.mixing_channels above 0, got 0"),
     ],
 )
@@ -259,6 +260,19 @@ def test_contrast_is_low_for_views_that_match_and_chance_for_views_that_do_not()
     assert matched < 0.1
     assert unmatched > np.log(64)
     assert by_chance < 0.2
+
+
+def test_an_autoencoder_draws_the_view_that_it_is_given(data: SceneDataset) -> None:
+    objective = ObjectiveConfig(contrast=0, geometry=0)
+    config = CONFIG.model_copy(update={"objective": objective, "max_context": 1, "query": "seen"})
+    pretraining = Pretraining(config, data)
+    context, used, query = pretraining._batch(np.random.default_rng(0))
+    drawn = slice(0, None, config.batch // config.drawn)
+    assert used.all()
+    torch.testing.assert_close(context.images[drawn], query.images)
+    torch.testing.assert_close(context.poses[drawn], query.poses)
+    for row in pretraining.gallery(2):
+        np.testing.assert_array_equal(row[0], row[1])
 
 
 def test_schedules_end_where_they_say() -> None:
