@@ -188,6 +188,16 @@ def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 
 def _probes(card: Mapping[str, Any]) -> str:
+    """What ``probe`` measured, where the card has it; else what pretraining did on the recording's last scenes."""
+    if "probes" in card:
+        found = card["probes"]["ridge"]
+        counts = list(next(iter(found["inside"].values())))
+        rows = [
+            (f"{name}, cameras {region}", *(_reading(views[count]) for count in counts))
+            for region, names in found.items()
+            for name, views in names.items()
+        ]
+        return _table(("quantity", *(f"{count} view{'s' * (count != '1')}" for count in counts)), rows)
     numbers = card.get("held_out", {})
     names = [key.removesuffix("_r2") for key in numbers if key.endswith("_r2")]
     rows = [
@@ -198,7 +208,17 @@ def _probes(card: Mapping[str, Any]) -> str:
     return _table(("quantity", "R2", "median error"), rows)
 
 
+def _reading(numbers: Mapping[str, float]) -> str:
+    return f"R2 {numbers['r2']:.3f}, {numbers['median_error_cm']:.1f} cm"
+
+
 def _judged(card: Mapping[str, Any], size: int) -> str:
+    if "probes" in card:
+        found = card["probes"]
+        return (
+            f"Ridge regression from the vector: R2 and median error on {found['scenes']} held-out scenes, cameras "
+            f"inside the region of training and {found['outside_degrees']:g} degrees outside."
+        )
     settings = card.get("pretraining", {})
     scenes, views = settings.get("held_out", "held-out"), settings.get("max_context", "several")
     return (

@@ -512,6 +512,7 @@ def test_without_the_library_the_extra_is_named(
 
 def test_page_says_what_the_card_says() -> None:
     card = {**read_json(SHIPPED / "arm-reach.json"), "license": "Apache-2.0"}
+    card.pop("probes", None)
     page = model_card(card, Reference("me/encoder", "v2"), 64)
     from huggingface_hub import ModelCard
 
@@ -534,6 +535,16 @@ def test_page_says_what_the_card_says() -> None:
         assert fact in page
     for line in page.split("---", 2)[2].splitlines():
         assert "None" not in line
+
+
+def test_page_shows_what_the_probe_measured() -> None:
+    """Every figure of every region, quantity and number of views is in the line of its region and quantity."""
+    readings = {str(k): {"r2": 0.9 + k / 100, "median_error_cm": 10.0 / k} for k in (1, 2)}
+    probes = {"ridge": {"inside": {"hand": readings}}, "scenes": 123, "outside_degrees": 15.0}
+    page = model_card({"camera": CAMERA, "probes": probes}, Reference("me/encoder"), 64)
+    assert "| quantity | 1 view | 2 views |" in page
+    assert "| hand, cameras inside | R2 0.910, 10.0 cm | R2 0.920, 5.0 cm |" in page
+    assert "123 held-out scenes" in page
 
 
 def test_page_of_a_bare_card_leaves_out_what_it_does_not_know(hub: Hub, connect: Connect) -> None:
