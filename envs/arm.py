@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from gqn_rl.cameras import Dome, Fixed
 from gqn_rl.envs import kinova
 from gqn_rl.envs.arm_room import Appearance, room_spec, vivid_color
-from gqn_rl.envs.base import CameraMode, ObservationMode, SceneEnv, choose
+from gqn_rl.envs.base import CameraMode, ObservationMode, SceneEnv, choose, part_of_the_way
 from gqn_rl.envs.renderer import SMOOTH
 
 #: Seconds between decisions: 10 Hz, so that one decision moves the hand by centimetres.
@@ -44,10 +44,6 @@ SCENE_SPREAD: Final = np.array([0.9, 0.9, 1.2, 1.2, 1.5])
 #: where targets are, since an arm passes beyond them on its way.
 SCENE_HAND_DISTANCE: Final = 0.8
 SCENE_HAND_HEIGHT: Final = 0.95
-
-#: The least part of the way to another draw that a perturbed factor moves. With 0.05 two scenes often differed by less
-#: than an encoder could tell for as long as it was tried, and the contrast stayed near chance.
-SMALLEST_MOVE: Final = 0.3
 
 RANDOMIZATIONS: Final = ("start", "color", "size", "textures", "light")
 
@@ -81,6 +77,11 @@ class ArmReach(SceneEnv):
     **Episode**: 25 decisions (2.5 s), truncated, never terminated. ``info`` holds ``distance`` (m) and
     ``is_success``, whether the hand is inside the ball now.
 
+    ``shadows``: whether views have shadows too, as ``render()`` always has; they make views slower.
+
+    ``camera_elevation``: lowest and highest elevation, degrees, of cameras that are not fixed and of recordings; by
+    default those of :data:`DOME`.
+
     ``randomize`` lists what changes with each episode: ``start`` (the arm's start pose; otherwise the home pose),
     ``color`` and ``size`` of the target, ``textures`` of floor and walls, ``light``. The target's place always
     does. The same seed gives the same episode.
@@ -105,6 +106,8 @@ class ArmReach(SceneEnv):
         randomize: Iterable[str] = ("start",),
         render_mode: str | None = None,
         render_size: int | tuple[int, int] = 480,
+        shadows: bool = False,
+        camera_elevation: tuple[float, float] | None = None,
     ) -> None:
         self.randomize = frozenset(choose("randomize", name, RANDOMIZATIONS) for name in randomize)
         super().__init__(
@@ -118,6 +121,8 @@ class ArmReach(SceneEnv):
             image_size=image_size,
             render_mode=render_mode,
             render_size=render_size,
+            shadows=shadows,
+            camera_elevation=camera_elevation,
             quality=SMOOTH,
         )
         self.action_space = spaces.Box(-1.0, 1.0, (6,), np.float32)
@@ -210,7 +215,7 @@ class ArmReach(SceneEnv):
     def perturb_factor(self, factor: str, rng: np.random.Generator) -> None:
         """Move ``target`` or ``arm`` part of the way to another draw; ``appearance`` is drawn anew.
 
-        The part is log-uniform between ``SMALLEST_MOVE`` and 1. Of the arm, a random number of joints next to the
+        The part is that of :func:`gqn_rl.envs.base.part_of_the_way`. Of the arm, a random number of joints next to the
         base, one to four, keeps still, so that scenes also differ in the hand alone.
         """
         choose("factor", factor, self.scene_factors)
@@ -218,7 +223,7 @@ class ArmReach(SceneEnv):
             before = self.target_position
             while True:
                 self._draw_target(rng, near_hand=False)
-                position = before + _part(rng) * (self.target_position - before)
+                position = before + part_of_the_way(rng) * (self.target_position - before)
                 if np.hypot(*position[:2]) > TARGET_DISTANCE[0]:
                     break
             self.data.mocap_pos[self._target_body] = position
@@ -239,7 +244,7 @@ class ArmReach(SceneEnv):
             )
             if before is not None:
                 still = rng.integers(1, len(angles) - 1)
-                move = _part(rng) * (angles - before)
+                move = part_of_the_way(rng) * (angles - before)
                 angles = before + np.where(np.arange(len(angles)) >= still, move, 0.0)
             self._set_arm(angles)
             x, y, z = self.hand_position
@@ -272,11 +277,6 @@ class ArmReach(SceneEnv):
     def _draw_appearance(self, rng: np.random.Generator) -> None:
         """Floor, walls and light."""
         self._appearance.draw(self.data, rng, textures="textures" in self.randomize, light="light" in self.randomize)
-
-
-def _part(rng: np.random.Generator) -> float:
-    """Log-uniform between ``SMALLEST_MOVE`` and 1."""
-    return float(np.exp(rng.uniform(np.log(SMALLEST_MOVE), 0.0)))
 
 
 def _compile() -> mujoco.MjModel:

@@ -26,6 +26,7 @@ def room_spec(name: str, physics_step: float) -> mujoco.MjSpec:
     spec.visual.headlight.diffuse = [0.25] * 3
     spec.visual.headlight.specular = [0.0] * 3
     spec.visual.map.znear, spec.visual.map.zfar = 0.01, 20.0
+    spec.visual.map.shadowclip = 2.6  # metres, the extent being 1: the arm, wherever the lamp is
     spec.stat.extent = 1.0
     _add_surfaces(spec)
     return spec

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Final, Literal, get_args
 
 import gymnasium as gym
@@ -17,7 +18,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from gqn_rl.cameras import CONVENTION, Dome, Fixed
-from gqn_rl.envs.renderer import DETAILED, FAST, Quality, SceneRenderer, renderer_version
+from gqn_rl.envs.renderer import DETAILED, FAST, SHADOWSIZE, Quality, SceneRenderer, renderer_version
 from gqn_rl.types import POSE_SIZE, Image, Pose
 
 ObservationMode = Literal["views", "pixels", "state"]
@@ -25,6 +26,9 @@ CameraMode = Literal["fixed", "episode", "moving"]
 
 #: MuJoCo's own default vertical field of view, degrees (XML reference, visual/global fovy).
 FOVY: Final = 45.0
+#: The least part of the way to another draw that a perturbed factor moves. With 0.05 two scenes often differed by less
+#: than an encoder could tell for as long as it was tried, and the contrast stayed near chance.
+SMALLEST_MOVE: Final = 0.3
 
 
 def choose(name: str, value: Any, valid: tuple[Any, ...]) -> Any:
@@ -32,6 +36,11 @@ def choose(name: str, value: Any, valid: tuple[Any, ...]) -> Any:
     if value not in valid:
         raise ValueError(f"{name} must be one of {', '.join(map(str, valid))}; got {value!r}")
     return value
+
+
+def part_of_the_way(rng: np.random.Generator) -> float:
+    """How far a perturbed factor goes towards another draw: log-uniform between ``SMALLEST_MOVE`` and 1."""
+    return float(np.exp(rng.uniform(np.log(SMALLEST_MOVE), 0.0)))
 
 
 def size_pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
@@ -51,11 +60,13 @@ class SceneEnv(gym.Env[Any, NDArray[np.float32]]):
         fixed: the named poses of mode ``fixed``.
         obs_mode: ``views`` (Dict of images, poses, proprio), ``pixels`` (images stacked by channel) or ``state``.
         cameras: ``fixed`` (named poses), ``episode`` (new poses each episode) or ``moving`` (new poses each step).
+        camera_elevation: lowest and highest elevation of the dome, degrees, if other than its own.
         views: how many cameras look, K >= 1.
         camera_names: which fixed cameras, K names; the first K of them by default.
         image_size: height and width of a view, pixels.
         render_mode: ``rgb_array`` or None; render_size: height and width of ``render()``'s picture, pixels.
         quality: how views are drawn.
+        shadows: whether views have shadows too, as ``render()`` always has; they make views slower.
 
     Raises:
         ValueError: an option has no valid value; the message names the valid ones.
@@ -68,12 +79,14 @@ class SceneEnv(gym.Env[Any, NDArray[np.float32]]):
     small_geoms: ClassVar[tuple[int, ...]] = (0, 1, 2)
     detailed_geoms: ClassVar[tuple[int, ...]] = (0, 1, 2)
     #: Lengths of the ground-truth and of the proprioception vector.
-    state_size: ClassVar[int]
+    state_size: int
     proprio_size: ClassVar[int]
     #: Vertical field of view of every camera, degrees.
     fovy: ClassVar[float] = FOVY
     #: Whether the robot knows its own place, so that a policy may see the scene from there.
     has_frame: ClassVar[bool] = False
+    #: Whether nothing but cameras moves during an episode, so that views of its moments may be encoded together.
+    static_scene: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -89,10 +102,14 @@ class SceneEnv(gym.Env[Any, NDArray[np.float32]]):
         render_mode: str | None,
         render_size: int | tuple[int, int],
         quality: Quality = FAST,
+        shadows: bool = False,
+        camera_elevation: tuple[float, float] | None = None,
     ) -> None:
         self.obs_mode: ObservationMode = choose("obs_mode", obs_mode, get_args(ObservationMode))
         self.cameras: CameraMode = choose("cameras", cameras, get_args(CameraMode))
         self.render_mode = choose("render_mode", render_mode, (None, "rgb_array"))
+        if choose("shadows", shadows, (False, True)):
+            quality = replace(quality, shadowsize=SHADOWSIZE)
         self.image_size = size_pair("image_size", image_size)
         self.render_size = size_pair("render_size", render_size)
         if not isinstance(views, (int, np.integer)) or views < 1:
@@ -100,7 +117,7 @@ class SceneEnv(gym.Env[Any, NDArray[np.float32]]):
         if camera_names is not None and self.cameras != "fixed":
             raise ValueError(f"camera_names are for cameras='fixed', got cameras={cameras!r}")
         self.views = int(views)
-        self.dome = dome
+        self.dome = dome if camera_elevation is None else replace(dome, elevation=_range(camera_elevation))
         self._fixed_poses = _fixed_poses(fixed, camera_names, self.views) if self.cameras == "fixed" else None
         self.model = model
         self.data = mujoco.MjData(model)
@@ -221,6 +238,12 @@ class SceneEnv(gym.Env[Any, NDArray[np.float32]]):
         if self._picture is not None:
             self._picture.close()
             self._picture = None
+
+
+def _range(elevation: tuple[float, float]) -> tuple[float, float]:
+    if len(elevation) != 2:
+        raise ValueError(f"camera_elevation must be (lowest, highest) in degrees, got {elevation!r}")
+    return float(elevation[0]), float(elevation[1])
 
 
 def _fixed_poses(fixed: Fixed, names: tuple[str, ...] | None, views: int) -> NDArray[np.float32]:

@@ -3,41 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final
 
 import mujoco
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from gqn_rl.envs.base import ObservationMode, choose
-from gqn_rl.envs.room_model import HALF, SLOTS, room_spec
-from gqn_rl.envs.rooms import CORNER_CAMERAS, CORNERS, DETAILED_GROUP, LENGTH_UNIT, Room, free_place
+from gqn_rl.envs.base import ObservationMode
+from gqn_rl.envs.room_model import DETAILED_GROUP, HALF, LENGTH_UNIT, SLOTS, room_spec
+from gqn_rl.envs.rooms import CORNER_CAMERAS, CORNERS, Room, free_place
 from gqn_rl.envs.shapes import SHAPES
-from gqn_rl.types import POSE_SIZE, Pose
+from gqn_rl.envs.walker import RADIUS, ActionMode, Walker, add_walker
+from gqn_rl.types import Pose
 
-ActionMode = Literal["continuous", "discrete"]
-
-#: Seconds between decisions: 5 Hz, so that a decision is worth a view.
-CONTROL_STEP: Final = 0.2
-#: Seconds of one physics step.
-PHYSICS_STEP: Final = 0.005
-#: m/s and rad/s: a decision is up to 0.3 m and 24 degrees; the longest way takes about half an episode.
-MAX_SPEED: Final = 1.5
-MAX_TURN: Final = np.deg2rad(120.0)
-#: What each discrete action does: (turn, forward), as the continuous action has them.
-DISCRETE: Final = ((1.0, 0.0), (-1.0, 0.0), (0.0, 1.0))
-
-#: Metres and kilograms. The agent is an upright capsule that slides and turns, and never tilts.
-RADIUS: Final = 0.2
+#: Metres: how tall the agent is, and how high its eyes are; and radians above the horizon that they look.
 HEIGHT: Final = 1.0
-MASS: Final = 10.0
-#: N s/m (N m s/rad for turning): speeds settle with a time constant of 0.05 s.
-VELOCITY_GAIN: Final = 200.0
-TURN_GAIN: Final = 20.0
-#: kg m2, of the hinge: what makes turning settle as fast as moving.
-INERTIA: Final = 1.0
-#: Metres above the floor, and radians above the horizon, of the agent's eyes.
 EYE_HEIGHT: Final = 0.75
 EYE_PITCH: Final = np.deg2rad(-5.0)
 
@@ -50,7 +31,7 @@ START_DISTANCE: Final = 1.3
 BONUS: Final = 1.0
 
 
-class RoomNavigate(Room):
+class RoomNavigate(Walker, Room):
     """Go to the one object in a room that has the goal's colour and shape, and to no other.
 
     The agent sees with its own eyes only, 0.75 m above the floor. It is a body among bodies (an upright capsule of
@@ -90,11 +71,10 @@ class RoomNavigate(Room):
         views: how many eyes the agent has, K >= 1.
     """
 
-    proprio_size = 6
-    has_frame = True
+    eye_height = EYE_HEIGHT
+    eye_pitch = EYE_PITCH
     oracle_size = 6 + 3 + 2 * (SLOTS - 1) + 1
     goal_size = 3 + len(SHAPES)
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": round(1 / CONTROL_STEP)}  # noqa: RUF012
 
     def __init__(
         self,
@@ -108,40 +88,25 @@ class RoomNavigate(Room):
         render_mode: str | None = None,
         render_size: int | tuple[int, int] = 480,
     ) -> None:
-        self.actions: ActionMode = choose("actions", actions, get_args(ActionMode))
         spec = room_spec()
-        _add_agent(spec)
+        add_walker(spec, height=HEIGHT, eye_height=EYE_HEIGHT)
+        _add_mark(spec)
         super().__init__(
             spec,
+            actions=actions,
             dome=CORNERS,
             fixed=CORNER_CAMERAS,
             objects=objects,
             shadows=shadows,
             obs_mode=obs_mode,
-            cameras="moving",
             views=views,
-            camera_names=None,
             image_size=image_size,
             render_mode=render_mode,
             render_size=render_size,
         )
-        self.action_space: spaces.Space[Any] = spaces.Box(-1.0, 1.0, (2,), np.float32)
-        if self.actions == "discrete":
-            self.action_space = spaces.Discrete(len(DISCRETE))
         self._marker = self.model.body("goal").mocapid[0]
-        self._substeps = round(CONTROL_STEP / PHYSICS_STEP)
 
     # Truth ----------------------------------------------------------------------------------------------------
-
-    @property
-    def place(self) -> NDArray[np.float64]:
-        """Where the agent's axis is, metres (2,)."""
-        return self.data.qpos[:2].copy()
-
-    @property
-    def yaw(self) -> float:
-        """Where the agent looks, radians."""
-        return float(self.data.qpos[2])
 
     @property
     def goal(self) -> NDArray[np.float32]:
@@ -154,19 +119,9 @@ class RoomNavigate(Room):
         """From the agent's axis to each object's (N,), metres, the goal's first."""
         return np.linalg.norm(self._places[: self._count] - self.place, axis=1)
 
-    def proprio(self) -> NDArray[np.float32]:
-        (vx, vy, turning), heading = self.data.qvel, self._heading()
-        ahead = heading @ [vx, vy]
-        speeds = np.array([turning / MAX_TURN, ahead / MAX_SPEED])
-        return np.concatenate([self.place / LENGTH_UNIT, heading, speeds]).astype(np.float32)
-
-    def frame(self) -> NDArray[np.float32]:
-        return np.array([*self.place, 0.0, _wrapped(self.yaw)], np.float32)
-
     def oracle(self) -> NDArray[np.float32]:
-        heading, distances = self._heading(), self._distances()
-        to_own_frame = np.array([heading, [-heading[1], heading[0]]])
-        directions = (self._places[: self._count] - self.place) @ to_own_frame.T / distances[:, None]
+        heading, distances = self.heading, self._distances()
+        directions = self.in_own_frame(self._places[: self._count] - self.place) / distances[:, None]
         others = np.zeros((SLOTS - 1, 2))
         nearest_first = 1 + np.argsort(distances[1:])
         others[: self._count - 1] = (directions * REACH / distances[:, None])[nearest_first]
@@ -176,9 +131,6 @@ class RoomNavigate(Room):
         return np.concatenate(
             [self.proprio(), directions[0], lengths[:1], others.ravel(), lengths[1:]], dtype=np.float32
         )
-
-    def _heading(self) -> NDArray[np.float64]:
-        return np.array([np.cos(self.yaw), np.sin(self.yaw)])
 
     # Gymnasium ------------------------------------------------------------------------------------------------
 
@@ -199,12 +151,8 @@ class RoomNavigate(Room):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Turn and go for one decision: ``action`` (2,), shares of the limits in [-1, 1], or a discrete action."""
-        turn, forward = DISCRETE[action] if self.actions == "discrete" else np.clip(action, -1.0, 1.0)
         before = self._distances()[0]
-        self.data.ctrl[:] = forward * MAX_SPEED, 0.0, turn * MAX_TURN
-        mujoco.mj_step(self.model, self.data, nstep=self._substeps)
-        mujoco.mj_kinematics(self.model, self.data)  # positions of now, not of one physics step ago
-        self._place_cameras(new_episode=False)
+        self._walk(action)
         info = self._info()
         reward, reached = before - info["distance"], bool(self._distances().min() < REACH)
         if reached:
@@ -215,28 +163,14 @@ class RoomNavigate(Room):
         distance = float(self._distances()[0])
         return {"distance": distance, "is_success": distance < REACH}
 
-    def _place_cameras(self, *, new_episode: bool) -> None:
-        self._poses = np.zeros((self.views, POSE_SIZE), np.float32)
-        self._poses[:] = *self.place, EYE_HEIGHT, 0.0, EYE_PITCH
-        self._poses[:, 3] = _wrapped(self.yaw + 2 * np.pi * np.arange(self.views) / self.views)
-
     def _observe(self) -> Any:
         seen = super()._observe()
-        if self.obs_mode == "state":
-            return seen
-        if self.obs_mode == "pixels":
-            seen = {"pixels": seen, "proprio": self.proprio()}
-        return {**seen, "goal": self.goal}
+        return seen if self.obs_mode == "state" else {**seen, "goal": self.goal}
 
     def _observation_space(self) -> spaces.Space[Any]:
-        if self.obs_mode == "state":
-            return spaces.Box(-np.inf, np.inf, (self.oracle_size,), np.float32)
-        goal = spaces.Box(0.0, 1.0, (self.goal_size,), np.float32)
         seen = super()._observation_space()
-        if isinstance(seen, spaces.Dict):
-            return spaces.Dict({**seen.spaces, "goal": goal})
-        proprio = spaces.Box(-np.inf, np.inf, (self.proprio_size,), np.float32)
-        return spaces.Dict({"pixels": seen, "proprio": proprio, "goal": goal})
+        goal = spaces.Box(0.0, 1.0, (self.goal_size,), np.float32)
+        return spaces.Dict({**seen.spaces, "goal": goal}) if isinstance(seen, spaces.Dict) else seen
 
     # Scenes ---------------------------------------------------------------------------------------------------
 
@@ -246,46 +180,8 @@ class RoomNavigate(Room):
         return np.array([x, y, EYE_HEIGHT, rng.uniform(-np.pi, np.pi), EYE_PITCH], np.float32)
 
 
-def _wrapped(angle: Any) -> Any:
-    """The same angle, or angles, from -pi to pi."""
-    return (angle + np.pi) % (2 * np.pi) - np.pi
-
-
-def _add_agent(spec: mujoco.MjSpec) -> None:
-    """The agent, its three velocity actuators (ahead, sideways, turning), and a mark under the goal's object."""
-    spec.option.timestep = PHYSICS_STEP
-    spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
-    agent = spec.worldbody.add_body(name="agent")
-    for name, axis in {"x": [1, 0, 0], "y": [0, 1, 0]}.items():
-        agent.add_joint(name=name, type=mujoco.mjtJoint.mjJNT_SLIDE, axis=axis)
-    agent.add_joint(name="yaw", type=mujoco.mjtJoint.mjJNT_HINGE, axis=[0, 0, 1], armature=INERTIA)
-    agent.add_geom(
-        name="agent",
-        type=mujoco.mjtGeom.mjGEOM_CAPSULE,
-        size=[RADIUS, HEIGHT / 2 - RADIUS, 0],
-        pos=[0, 0, HEIGHT / 2],
-        mass=MASS,
-        condim=1,
-        rgba=[0.25, 0.25, 0.3, 1],
-        group=DETAILED_GROUP,
-        solref=[0.01, 1],
-    )
-    agent.add_geom(  # where it looks
-        type=mujoco.mjtGeom.mjGEOM_SPHERE,
-        size=[0.1, 0, 0],
-        pos=[RADIUS, 0, EYE_HEIGHT],
-        mass=0,
-        contype=0,
-        conaffinity=0,
-        rgba=[0.95, 0.95, 0.95, 1],
-        group=DETAILED_GROUP,
-    )
-    agent.add_site(name="agent")  # the drives push along its axes
-    for name, gear in {"ahead": [1, 0, 0, 0, 0, 0], "sideways": [0, 1, 0, 0, 0, 0]}.items():
-        drive = spec.add_actuator(name=name, target="agent", trntype=mujoco.mjtTrn.mjTRN_SITE, gear=gear)
-        drive.set_to_velocity(kv=VELOCITY_GAIN)
-    steer = spec.add_actuator(name="turning", target="yaw", trntype=mujoco.mjtTrn.mjTRN_JOINT)
-    steer.set_to_velocity(kv=TURN_GAIN)
+def _add_mark(spec: mujoco.MjSpec) -> None:
+    """A mark under the goal's object."""
     mark = spec.worldbody.add_body(name="goal", mocap=True)
     mark.add_geom(
         type=mujoco.mjtGeom.mjGEOM_CYLINDER,

@@ -1,6 +1,7 @@
 """How a room is built: floor, walls, sky, lamp, and a geom for each object.
 
-Textures are small pictures that are computed, so that nothing has to be shipped.
+Textures are small pictures that are computed, so that nothing has to be shipped. Mazes are made of the same materials
+and stand in the same light.
 """
 
 from __future__ import annotations
@@ -19,8 +20,24 @@ HALF: Final = 3.5
 WALL_HEIGHT: Final = 2.6
 #: Objects in a room at most.
 SLOTS: Final = 3
+#: Metres that count as one in what a policy sees, so that positions are of order one.
+LENGTH_UNIT: Final = 2.0
+#: Degrees, vertical. Wider than MuJoCo's 45, so that a camera at a wall sees most of the room.
+FOVY: Final = 60.0
+
 #: Intensity of a light that moves with the camera: faces that the lamp does not reach differ in it.
 HEADLIGHT: Final = 0.1
+#: The light. At most 1 in all: beyond it colours are clipped, and with shadows in another way than without.
+LIGHT: Final = (0.85, 1.0)
+#: The lamp's part of it, and degrees of the lamp above the horizon. The rest comes from everywhere.
+LAMP: Final = (0.3, 0.5)
+LAMP_ELEVATION: Final = (45.0, 75.0)
+
+#: Geom groups: what every picture shows, what ``render()`` adds, and what no picture shows.
+COMMON_GROUP: Final = 0
+DETAILED_GROUP: Final = 1
+HIDDEN_GROUP: Final = 5
+
 #: Pixels of a texture's side.
 SIDE: Final = 64
 
@@ -93,21 +110,21 @@ def room_spec() -> mujoco.MjSpec:
 
 def empty_room_spec() -> mujoco.MjSpec:
     """A room without objects, not compiled yet, that knows the meshes of all shapes."""
-    spec = mujoco.MjSpec()
-    spec.modelname = "room"
-    spec.visual.headlight.diffuse = [HEADLIGHT] * 3
-    spec.visual.headlight.specular = [0.0] * 3
-    spec.visual.map.znear, spec.visual.map.zfar = 0.05, 25.0
-    spec.visual.map.shadowclip = 6.0  # metres, the extent being 1: half the width of what the lamp sees
-    spec.stat.extent = 1.0
+    spec = open_spec("room", far=25.0, lit=6.0)
     _add_surfaces(spec)
-    spec.worldbody.add_light(type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, specular=[0.2] * 3, castshadow=True)
     add_meshes(spec)
     return spec
 
 
-def _add_surfaces(spec: mujoco.MjSpec) -> None:
-    """Floor, four walls, their materials, and a sky."""
+def open_spec(name: str, *, far: float, lit: float) -> mujoco.MjSpec:
+    """Nothing but a sky and a lamp. Metres: cameras see ``far``, and shadows fall up to ``lit`` off the origin."""
+    spec = mujoco.MjSpec()
+    spec.modelname = name
+    spec.visual.headlight.diffuse = [HEADLIGHT] * 3
+    spec.visual.headlight.specular = [0.0] * 3
+    spec.visual.map.znear, spec.visual.map.zfar = 0.05, far
+    spec.visual.map.shadowclip = lit  # the extent being 1
+    spec.stat.extent = 1.0
     spec.add_texture(
         name="sky",
         type=mujoco.mjtTexture.mjTEXTURE_SKYBOX,
@@ -117,11 +134,39 @@ def _add_surfaces(spec: mujoco.MjSpec) -> None:
         width=32,
         height=32,
     )
-    for name, (pattern, ground, figure, repeat) in {**WALLS, **FLOORS}.items():
-        texture = spec.add_texture(name=name, type=mujoco.mjtTexture.mjTEXTURE_2D, width=SIDE, height=SIDE, nchannel=3)
-        texture.data = _paint(pattern, ground, figure).tobytes()
-        material = spec.add_material(name=name, texrepeat=repeat, specular=0.0)
-        material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = name
+    spec.worldbody.add_light(type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, specular=[0.2] * 3, castshadow=True)
+    return spec
+
+
+def add_material(spec: mujoco.MjSpec, name: str, repeat: tuple[float, float], *, per_metre: bool = False) -> None:
+    """One of ``WALLS`` or ``FLOORS``, repeated so often along a surface's two sides, or along a metre of each."""
+    pattern, ground, figure, _ = {**WALLS, **FLOORS}[name]
+    texture = spec.add_texture(name=name, type=mujoco.mjtTexture.mjTEXTURE_2D, width=SIDE, height=SIDE, nchannel=3)
+    texture.data = _paint(pattern, ground, figure).tobytes()
+    material = spec.add_material(name=name, texrepeat=repeat, texuniform=per_metre, specular=0.0)
+    material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = name
+
+
+def draw_light(
+    model: mujoco.MjModel, rng: np.random.Generator, *, distance: float, lamp: tuple[float, float] = LAMP
+) -> None:
+    """Draw where the light of a compiled ``open_spec`` comes from, and how strong it is.
+
+    Shadows are drawn from ``distance`` (metres) off the origin, which must lie outside of all that casts them; ``lamp``
+    is the least and the largest part of the light that comes from there.
+    """
+    azimuth, elevation = rng.uniform(-np.pi, np.pi), np.deg2rad(rng.uniform(*LAMP_ELEVATION))
+    towards = np.array([*(np.cos(elevation) * np.array([np.cos(azimuth), np.sin(azimuth)])), np.sin(elevation)])
+    model.light_dir[0] = -towards
+    model.light_pos[0] = distance * towards
+    model.light_diffuse[0] = rng.uniform(*lamp)
+    model.vis.headlight.ambient[:] = rng.uniform(*LIGHT) - HEADLIGHT - model.light_diffuse[0]
+
+
+def _add_surfaces(spec: mujoco.MjSpec) -> None:
+    """Floor, four walls, and their materials."""
+    for name, (_, _, _, repeat) in {**WALLS, **FLOORS}.items():
+        add_material(spec, name, repeat)
     plane, world = mujoco.mjtGeom.mjGEOM_PLANE, spec.worldbody
     world.add_geom(
         name="floor", type=plane, size=[HALF, HALF, 0.1], material=next(iter(FLOORS)), contype=0, conaffinity=0

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, NamedTuple
 
@@ -20,31 +19,32 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from gqn_rl.cameras import Dome, Fixed, look_at
-from gqn_rl.envs.base import CameraMode, ObservationMode, SceneEnv, choose
-from gqn_rl.envs.renderer import FAST
-from gqn_rl.envs.room_model import FLOORS, HALF, HEADLIGHT, SLOTS, WALLS, room_spec
+from gqn_rl.envs.base import CameraMode, ObservationMode, SceneEnv, choose, part_of_the_way
+from gqn_rl.envs.colors import distinct_hues, rgb
+from gqn_rl.envs.room_model import (
+    COMMON_GROUP,
+    DETAILED_GROUP,
+    FLOORS,
+    FOVY,
+    HALF,
+    HIDDEN_GROUP,
+    LENGTH_UNIT,
+    SLOTS,
+    WALLS,
+    draw_light,
+    room_spec,
+)
 from gqn_rl.envs.shapes import SHAPES, SIZES, half_height, take_shape
 from gqn_rl.types import Pose
-
-#: Degrees, vertical. Wider than MuJoCo's 45, so that a camera at a wall sees most of the room.
-FOVY: Final = 60.0
-#: Metres that count as one in what a policy sees, so that positions are of order one.
-LENGTH_UNIT: Final = 2.0
 
 #: Degrees of the colour circle that objects' hues come from: red to magenta, cut open between the two so that hues
 #: have an order; and how far apart two objects' hues are at least, so that a colour names one object.
 HUES: Final = (0.0, 300.0)
 HUE_GAP: Final = 45.0
+#: Degrees: the least by which a perturbed hue moves, so that it shows.
+SMALLEST_HUE_MOVE: Final = 15.0
 SATURATION: Final = (0.75, 1.0)
 VALUE: Final = (0.65, 1.0)
-
-#: The light. At most 1 in all: beyond it colours are clipped, and with shadows in another way than without.
-LIGHT: Final = (0.85, 1.0)
-#: The lamp's part of it, and degrees of the lamp above the horizon. The rest comes from everywhere.
-LAMP: Final = (0.3, 0.5)
-LAMP_ELEVATION: Final = (45.0, 75.0)
-#: Small pictures with shadows: 5 cm of the room are a texel.
-SHADOWED: Final = replace(FAST, shadowsize=256)
 
 
 def _named(dome: Dome, azimuths: dict[str, float]) -> Fixed:
@@ -64,11 +64,6 @@ CORNER_CAMERAS: Final = _named(
 CAMERA_MARGIN: Final = 0.25
 CAMERA_HEIGHT: Final = (0.4, 1.2)
 CAMERA_PITCH: Final = (-20.0, 5.0)
-
-#: Geom groups: what every picture shows, what ``render()`` adds, and what no picture shows.
-COMMON_GROUP: Final = 0
-DETAILED_GROUP: Final = 1
-HIDDEN_GROUP: Final = 5
 
 #: Of one object in a state: position (3), size, colour (3), and which shape.
 _OBJECT: Final = 7 + len(SHAPES)
@@ -108,7 +103,6 @@ class Room(SceneEnv):
 
     Args (the others are those of :class:`SceneEnv`):
         objects: how many objects there are at least and at most, from 1 to 3.
-        shadows: whether small views have shadows too, as ``render()`` always has; they make views slower.
     """
 
     scene_factors = ("layout", "shapes", "colors", "appearance")
@@ -140,7 +134,6 @@ class Room(SceneEnv):
         render_size: int | tuple[int, int],
     ) -> None:
         self.object_counts = _count_range(objects)
-        choose("shadows", shadows, (False, True))
         super().__init__(
             spec.compile(),
             dome=dome,
@@ -152,7 +145,7 @@ class Room(SceneEnv):
             image_size=image_size,
             render_mode=render_mode,
             render_size=render_size,
-            quality=SHADOWED if shadows else FAST,
+            shadows=shadows,
         )
         model = self.model
         self._slots = np.array([model.geom(f"object_{i}").id for i in range(SLOTS)])
@@ -221,11 +214,53 @@ class Room(SceneEnv):
             self._shapes = rng.integers(len(SHAPES), size=SLOTS)
             self._sizes = rng.integers(len(SIZES), size=SLOTS)
         elif factor == "colors":
-            self._hues = _distinct_hues(rng)
+            self._hues = distinct_hues(rng, SLOTS, HUES, HUE_GAP)
             saturation, value = rng.uniform(*SATURATION, SLOTS), rng.uniform(*VALUE, SLOTS)
-            self._colors = _rgb(self._hues, saturation, value)
+            self._colors = rgb(self._hues, saturation, value)
         else:
             self._draw_appearance(rng)
+        self._show(factor)
+
+    def perturb_factor(self, factor: str, rng: np.random.Generator) -> None:
+        """Change one object, so that everything else is alike; ``appearance`` is drawn anew.
+
+        ``layout``: any object goes part of the way (:func:`gqn_rl.envs.base.part_of_the_way`) to another place.
+        ``shapes``, ``colors``: the first object, which every layout has, gets another shape; or its hue, by 15 degrees
+        or more, goes part of the way to another.
+        """
+        choose("factor", factor, self.scene_factors)
+        if factor == "layout":
+            self._places = self._move_one(rng)
+        elif factor == "shapes":
+            others = np.delete(np.arange(len(SHAPES)), self._shapes[0])
+            self._shapes[0] = rng.choice(others)
+        elif factor == "colors":
+            self._hues[0] = self._near_hue(rng)
+            value = self._colors[0].max(keepdims=True)
+            self._colors[0] = rgb(self._hues[:1], 1 - self._colors[0].min() / value, value)[0]
+        else:
+            self._draw_appearance(rng)
+        self._show(factor)
+
+    def _move_one(self, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Places (SLOTS, 2) with one object elsewhere, that keep ``separation``."""
+        while True:
+            places = self._places.copy()
+            index = rng.integers(self._count)
+            places[index] += part_of_the_way(rng) * (rng.uniform(-self.spread, self.spread, 2) - places[index])
+            if _least_distance(places) >= self.separation:
+                return places
+
+    def _near_hue(self, rng: np.random.Generator) -> float:
+        """Another hue of the first object, degrees, that keeps ``HUE_GAP`` from the others'."""
+        before, others = self._hues[0], self._hues[1:]
+        while True:
+            hue = before + part_of_the_way(rng) * (rng.uniform(*HUES) - before)
+            if abs(hue - before) >= SMALLEST_HUE_MOVE and np.abs(others - hue).min() >= HUE_GAP:
+                return float(hue)
+
+    def _show(self, factor: str) -> None:
+        """Make model and data what ``factor`` has become."""
         if factor != "appearance":
             self._show_objects()
         mujoco.mj_kinematics(self.model, self.data)
@@ -248,12 +283,7 @@ class Room(SceneEnv):
         model = self.model
         model.geom_matid[self._floor] = rng.choice(self._floor_materials)
         model.geom_matid[self._walls] = rng.choice(self._wall_materials)
-        azimuth, elevation = rng.uniform(-np.pi, np.pi), np.deg2rad(rng.uniform(*LAMP_ELEVATION))
-        towards = np.array([*(np.cos(elevation) * np.array([np.cos(azimuth), np.sin(azimuth)])), np.sin(elevation)])
-        model.light_dir[0] = -towards
-        model.light_pos[0] = 8.0 * towards  # shadows are drawn from here, so outside the room
-        model.light_diffuse[0] = rng.uniform(*LAMP)
-        model.vis.headlight.ambient[:] = rng.uniform(*LIGHT) - HEADLIGHT - model.light_diffuse[0]
+        draw_light(model, rng, distance=8.0)
 
 
 class _RoomView(Room):
@@ -402,22 +432,13 @@ def _count_range(objects: Sequence[int]) -> tuple[int, int]:
 
 def _apart(rng: np.random.Generator, spread: float, separation: float) -> NDArray[np.float64]:
     """Places (SLOTS, 2), uniform over all that keep ``separation`` from each other."""
-    first, second = np.triu_indices(SLOTS, 1)
     while True:
         places = rng.uniform(-spread, spread, (SLOTS, 2))
-        if np.linalg.norm(places[first] - places[second], axis=1).min() >= separation:
+        if _least_distance(places) >= separation:
             return places
 
 
-def _distinct_hues(rng: np.random.Generator) -> NDArray[np.float64]:
-    """Hues (SLOTS,) in degrees, uniform over all that are at least ``HUE_GAP`` apart."""
-    low, high = HUES
-    free = np.sort(rng.uniform(low, high - (SLOTS - 1) * HUE_GAP, SLOTS))
-    return rng.permutation(free + HUE_GAP * np.arange(SLOTS))
-
-
-def _rgb(hue: NDArray[np.float64], saturation: NDArray[np.float64], value: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Red, green and blue (N, 3) in [0, 1] of hue (degrees), saturation and value, each (N,)."""
-    sector = (hue[:, None] / 60 + np.array([5.0, 3.0, 1.0])) % 6
-    share = np.clip(np.minimum(sector, 4 - sector), 0, 1)
-    return value[:, None] * (1 - saturation[:, None] * share)
+def _least_distance(places: NDArray[np.float64]) -> float:
+    """Between any two of ``places`` (N, 2)."""
+    first, second = np.triu_indices(len(places), 1)
+    return float(np.linalg.norm(places[first] - places[second], axis=1).min())

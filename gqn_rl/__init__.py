@@ -23,6 +23,8 @@ _ENVS = {
     "gqn_rl/RoomRing-v0": ("rooms:RoomRing", 10),
     "gqn_rl/RoomFree-v0": ("rooms:RoomFree", 10),
     "gqn_rl/RoomNavigate-v0": ("navigate:RoomNavigate", 40),
+    "gqn_rl/MazeExplore-v0": ("mazes:MazeExplore", 300),
+    "gqn_rl/ShepardMetzler-v0": ("shepard_metzler:ShepardMetzler", 15),
 }
 
 

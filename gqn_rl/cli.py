@@ -242,6 +242,44 @@ def make_scene_source(env_id: str, env_kwargs: Mapping[str, Any]) -> SceneSource
     return source
 
 
+# view ---------------------------------------------------------------------------------------------------------
+
+
+def _view_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("env", metavar="ENV_ID", help="a scene source, such as gqn_rl/RoomRing-v0")
+    parser.add_argument("--out", type=Path, required=True, metavar="PNG", help="the picture; replaced if there is one")
+    parser.add_argument("--scenes", type=_positive, default=4, metavar="N", help="how many, a row each (default: 4)")
+    parser.add_argument("--views", type=_positive, default=6, metavar="N", help="of each scene (default: 6)")
+    parser.add_argument("--seed", type=_not_negative, default=0, metavar="N", help="of scenes and cameras (default: 0)")
+    parser.add_argument("--scale", type=_positive, default=2, metavar="N", help="how much larger (default: 2 times)")
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="an argument of the environment, such as image_size=128; may be repeated",
+    )
+
+
+def _view(options: argparse.Namespace) -> None:
+    """Make a contact sheet of an environment: a row of views for each of some random scenes.
+
+    The pictures are the first that record would take with the same seed and independent scenes.
+
+    Example:
+      gqn-rl view gqn_rl/RoomRing-v0 --scenes 4 --views 6 --out sheet.png
+    """
+    from gqn_rl.pictures import contact_sheet, grid, save_png
+
+    if options.out.suffix.lower() != ".png":
+        raise UserError(f"--out must name a .png file, got {options.out}")
+    source = make_scene_source(options.env, dict(parse_override(text) for text in options.overrides))
+    rows = contact_sheet(source, options.scenes, options.views, options.seed)
+    save_png(options.out, grid(rows, options.scale))
+    print(f"{options.out}: {options.scenes} scenes of {options.env}, {options.views} views of each")
+
+
 # pretrain -----------------------------------------------------------------------------------------------------
 
 
@@ -442,6 +480,129 @@ def _scenes_to_probe(options: argparse.Namespace, recipe: Mapping[str, Any] | No
     return recipe["env"], recipe["env_kwargs"]
 
 
+# imagine ------------------------------------------------------------------------------------------------------
+
+
+def _imagine_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("encoder", metavar="ENCODER", help="a shipped name, or the folder of a pretraining run")
+    parser.add_argument("--env", metavar="ID", help="another scene source than the one the encoder was trained on")
+    parser.add_argument("--scenes", type=_several, default=500, metavar="N", help="held out (default: 500)")
+    parser.add_argument("--views", type=_positive, default=5, metavar="K", help="context views at most (default: 5)")
+    parser.add_argument("--samples", type=_several, default=8, metavar="N", help="from the prior (default: 8)")
+    parser.add_argument("--factors", nargs=2, metavar="F", help="that are added up (default: the scene's first two)")
+    parser.add_argument("--blocks", type=_positive, default=50, metavar="N", help="of scenes to add up (default: 50)")
+    parser.add_argument("--seed", type=_positive, default=1_000_003, metavar="N", help="another than the training's")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where table and pictures go")
+
+
+def _imagine(options: argparse.Namespace) -> None:
+    """Show what a GQN imagines of a side that it has not seen, as views of held-out scenes arrive.
+
+    For 0 to K context views: how far off its mean picture is, how much its samples differ, and how
+    surprised it is by the true view and by one that contradicts the context. Then scenes are added
+    up (red sphere - red cube + blue cube), and it is counted how often the nearest is the right one.
+
+    Example:
+      gqn-rl imagine arm-reach --out runs/imagine
+    """
+    import contextlib
+    from itertools import chain, islice
+
+    from tqdm import tqdm
+
+    from gqn_rl.agents.interrupts import StopRequest
+    from gqn_rl.algebra import AlgebraPlan, add_up, choose_factors, draw, photograph_blocks
+    from gqn_rl.encoder import GQNEncoder, load_encoder
+    from gqn_rl.files import locked
+    from gqn_rl.imagination import ImaginationPlan, gallery, imagine, photograph, table
+    from gqn_rl.imagination_report import (
+        ALGEBRA_ROWS,
+        ALGEBRA_VIEWS,
+        claim,
+        print_algebra,
+        print_table,
+        summarise_algebra,
+        write_report,
+    )
+
+    claim(options.out)
+    encoder = load_encoder(options.encoder)
+    if not isinstance(encoder, GQNEncoder):
+        raise UserError(f"{options.encoder} has no GQN that could draw")
+    env, env_kwargs = _scenes_to_probe(options, encoder.card.get("data"))
+    sigma = encoder.card.get("pretraining", {}).get("sigma", {}).get("end", 0.1)
+    plan = ImaginationPlan(options.seed, options.scenes, options.views, options.samples, sigma)
+    with contextlib.ExitStack() as stack:
+        source = make_scene_source(env, env_kwargs)
+        stack.callback(getattr(source, "close", lambda: None))
+        encoder.check(source.camera_metadata)
+        factors = choose_factors(source, tuple(options.factors) if options.factors else None)
+        sums = None if factors is None else AlgebraPlan(options.seed, options.blocks, factors, ALGEBRA_VIEWS)
+        options.out.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(locked(options.out))
+        claim(options.out)
+        frames = plan.frames + (sums.frames if sums else 0)
+        with StopRequest() as request, tqdm(total=frames, unit="frame", smoothing=0, disable=None) as bar:
+
+            def progress(frames: int) -> None:
+                bar.update(frames)
+                if request.received:
+                    raise KeyboardInterrupt("interrupted; nothing is written, and the same command starts anew")
+
+            shots = photograph(source, plan, progress)
+            first = next(shots)
+            rows = table(imagine(encoder.gqn, chain([first], shots), plan))
+            added, drawn = None, []
+            if sums is not None:
+                blocks = photograph_blocks(source, sums, progress)
+                some = list(islice(blocks, ALGEBRA_ROWS))
+                added = add_up(encoder, chain(some, blocks))
+                drawn = [draw(encoder, block) for block in some]
+        print_table(rows)
+        if sums is not None and added is not None:
+            print_algebra(sums.factors, added)
+        facts = {
+            "encoder": encoder.fingerprint,
+            "env": env,
+            "env_kwargs": dict(env_kwargs),
+            "seed": plan.seed,
+            "scenes": plan.scenes,
+            "samples": plan.samples,
+            "sigma": plan.sigma,
+            "algebra": summarise_algebra(sums, added) if sums is not None and added is not None else None,
+        }
+        written = write_report(options.out, rows, gallery(encoder.gqn, first, plan, scenes=6), drawn, facts)
+        print(f"{options.out}: {', '.join(path.name for path in written)}")
+
+
+# report -------------------------------------------------------------------------------------------------------
+
+
+def _report_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("results", type=Path, metavar="RESULTS", help="a folder with the runs' CSV files, at any depth")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the report's folder; written anew")
+
+
+def _report(options: argparse.Namespace) -> None:
+    """Say how data-efficient the arms of a benchmark are, from their CSV files alone.
+
+    The report's folder gets report.md, its figures, and its tables as CSV: steps to 90, ratios with
+    95 % intervals, learning curves, time and memory, and when pretraining has paid for itself. Runs
+    may be unfinished; the report says which are.
+
+    Example:
+      gqn-rl report benchmarks/results --out benchmarks/report
+    """
+    from gqn_rl.report import analyse, read_results, write_tables
+    from gqn_rl.report_figures import draw_figures
+
+    if options.out.resolve().is_relative_to(options.results.resolve()):
+        raise UserError(f"--out {options.out} lies in {options.results}, whose CSV files are read; choose another")
+    report = analyse(*read_results(options.results))
+    for path in [*write_tables(options.out, report), *draw_figures(options.out, report)]:
+        print(path)
+
+
 # push ---------------------------------------------------------------------------------------------------------
 
 
@@ -561,8 +722,11 @@ COMMANDS: Final[
     "train": (_train_options, _train, "train a policy (the default)"),
     "evaluate": (_evaluate_options, _evaluate, "replay a trained policy and measure it"),
     "record": (_record_options, _record, "photograph random scenes to pretrain on"),
+    "view": (_view_options, _view, "make a contact sheet of an environment"),
     "pretrain": (_pretrain_options, _pretrain, "pretrain a GQN on a recording"),
     "probe": (_probe_options, _probe, "measure what a frozen encoder knows"),
+    "imagine": (_imagine_options, _imagine, "show what a GQN draws of unseen sides as views arrive"),
+    "report": (_report_options, _report, "report on a benchmark's runs"),
     "push": (_push_options, _push, "publish an encoder on the Hugging Face Hub"),
     "doctor": (_doctor_options, _doctor, "check rendering here"),
 }

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gqn_rl.data import BlockPlan, set_scene
 from gqn_rl.files import atomic_path
+from gqn_rl.types import Image, SceneSource
 
 #: White pixels between tiles.
 GAP = 2
@@ -26,6 +28,19 @@ def grid(rows: list[list[NDArray[np.uint8]]], scale: int = 2) -> NDArray[np.uint
             y, x = i * (height * scale + GAP), j * (width * scale + GAP)
             canvas[y : y + height * scale, x : x + width * scale] = tile.repeat(scale, 0).repeat(scale, 1)
     return canvas
+
+
+def contact_sheet(source: SceneSource, scenes: int, views: int, seed: int) -> list[list[Image]]:
+    """For each of ``scenes`` random scenes a row of ``views`` pictures (H, W, 3) uint8.
+
+    They are the first that a recording of independent scenes with this seed would hold.
+    """
+    rows = []
+    for scene in range(scenes):
+        set_scene(source, BlockPlan(), seed, scene)
+        rng = np.random.default_rng([seed, scene, 1])
+        rows.append([source.render_view(source.sample_pose(rng)) for _ in range(views)])
+    return rows
 
 
 def mark(image: NDArray[np.uint8], places: NDArray[np.floating], scale: int = 4) -> NDArray[np.uint8]:

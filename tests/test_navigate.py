@@ -17,20 +17,10 @@ from numpy.typing import NDArray
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import gqn_rl  # noqa: F401 - registers the environments
-from gqn_rl.envs.navigate import (
-    CONTROL_STEP,
-    DISCRETE,
-    EYE_HEIGHT,
-    EYE_PITCH,
-    MAX_TURN,
-    RADIUS,
-    REACH,
-    START_DISTANCE,
-    RoomNavigate,
-)
-from gqn_rl.envs.room_model import HALF
-from gqn_rl.envs.rooms import LENGTH_UNIT
+from gqn_rl.envs.navigate import EYE_HEIGHT, EYE_PITCH, REACH, START_DISTANCE, RoomNavigate
+from gqn_rl.envs.room_model import HALF, LENGTH_UNIT
 from gqn_rl.envs.shapes import SHAPES
+from gqn_rl.envs.walker import CONTROL_STEP, DISCRETE, MAX_TURN, RADIUS
 
 ID = "gqn_rl/RoomNavigate-v0"
 

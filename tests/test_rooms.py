@@ -7,24 +7,26 @@ import itertools
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
 import mujoco
 import numpy as np
 import pytest
-from conftest import photograph
+from conftest import ROOT, photograph
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import gqn_rl  # noqa: F401 - registers the environments
 from gqn_rl.cameras import project
+from gqn_rl.data import RecordConfig, describe_source, set_scene
 from gqn_rl.envs.navigate import RoomNavigate
-from gqn_rl.envs.renderer import SceneRenderer
-from gqn_rl.envs.room_model import FLOORS, HALF, WALLS, empty_room_spec, room_spec
-from gqn_rl.envs.rooms import CAMERA_MARGIN, FOVY, HUE_GAP, LENGTH_UNIT, SHADOWED, Room, RoomFree, RoomRing
+from gqn_rl.envs.renderer import FAST, SHADOWSIZE, SceneRenderer
+from gqn_rl.envs.room_model import FLOORS, FOVY, HALF, LENGTH_UNIT, WALLS, empty_room_spec, room_spec
+from gqn_rl.envs.rooms import CAMERA_MARGIN, HUE_GAP, HUES, SMALLEST_HUE_MOVE, Room, RoomFree, RoomObject, RoomRing
 from gqn_rl.envs.shapes import SHAPES, SIZES, add_shape, half_height, take_shape
-from gqn_rl.types import SceneSource
+from gqn_rl.types import Perturbable, SceneSource
 
 VIEWERS = {"gqn_rl/RoomRing-v0": RoomRing, "gqn_rl/RoomFree-v0": RoomFree}
 CLASSES = (RoomRing, RoomFree, RoomNavigate)
@@ -217,8 +219,8 @@ def test_pictures_equal_those_of_a_model_with_the_visible_objects_only(shadows: 
             data = mujoco.MjData(model)
             mujoco.mj_forward(model, data)
             poses = np.stack([env.sample_pose(np.random.default_rng([seed, i])) for i in range(4)])
-            options = {"quality": SHADOWED} if shadows else {}
-            renderer = SceneRenderer(model, 64, 64, **options)
+            quality = replace(FAST, shadowsize=SHADOWSIZE) if shadows else FAST
+            renderer = SceneRenderer(model, 64, 64, quality=quality)
             expected = renderer.render(data, poses)
             renderer.close()
             assert np.array_equal(env.render_views(poses), expected)
@@ -283,6 +285,70 @@ def test_drawing_one_factor_leaves_the_others(kind: type[Room]) -> None:
             before = _factors(env)
             env.draw_factor(factor, np.random.default_rng([seed, 1]))
             assert {name for name, value in _factors(env).items() if value != before[name]} == {factor}
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_perturbing_a_factor_changes_one_object_of_it_and_nothing_else(kind: type[Room]) -> None:
+    with room(kind, obs_mode="state") as env:
+        assert isinstance(env, Perturbable)
+        for seed, factor in itertools.product(range(30), env.scene_factors):
+            env.new_scene(np.random.default_rng(seed))
+            before, objects = _factors(env), env.objects
+            env.perturb_factor(factor, np.random.default_rng([seed, 1]))
+            after = _factors(env)
+            assert {name for name, value in after.items() if value != before[name]} == {factor}
+            changed = [one for one, other in zip(objects, env.objects, strict=True) if not _alike(one, other)]
+            assert len(changed) == (factor != "appearance")
+            env.new_scene(np.random.default_rng(seed))
+            env.perturb_factor(factor, np.random.default_rng([seed, 1]))
+            assert _factors(env) == after  # the same numbers, the same scene
+        with pytest.raises(ValueError, match="layout, shapes, colors, appearance"):
+            env.perturb_factor("sizes", np.random.default_rng(0))
+
+
+def _alike(one: RoomObject, other: RoomObject) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("kind", [RoomRing, RoomFree])
+def test_perturbed_rooms_keep_the_laws_of_rooms_and_are_nearer_than_others(kind: type[Room]) -> None:
+    moved, others = [], []
+    with room(kind, obs_mode="state") as env:
+        for seed in scenes(env, 100):
+            places, hues, colors = env._places.copy(), env._hues.copy(), env._colors.copy()
+            env.perturb_factor("layout", np.random.default_rng([seed, 1]))
+            apart = np.linalg.norm(env._places[:, None] - env._places, axis=-1)[np.triu_indices(3, 1)]
+            assert apart.min() >= env.separation
+            assert np.abs(env._places).max() <= env.spread
+            moved.append(np.linalg.norm(env._places - places, axis=1).max())
+            env.perturb_factor("colors", np.random.default_rng([seed, 2]))
+            assert abs(env._hues[0] - hues[0]) >= SMALLEST_HUE_MOVE
+            assert np.abs(env._hues[1:] - env._hues[0]).min() >= HUE_GAP
+            assert HUES[0] <= env._hues[0] <= HUES[1]
+            first, second = (colorsys.rgb_to_hsv(*color[0]) for color in (colors, env._colors))
+            np.testing.assert_allclose(second, [env._hues[0] / 360, *first[1:]], atol=1e-9)
+            env.draw_factor("layout", np.random.default_rng([seed, 3]))
+            others.append(np.linalg.norm(env._places - places, axis=1).mean())
+    assert 0.05 < min(moved)
+    assert np.mean(moved) < 0.8 * np.mean(others)
+
+
+def test_the_committed_recording_has_scenes_that_differ_in_one_objects_place_or_hue() -> None:
+    config = RecordConfig.from_yaml(ROOT / "configs" / "record" / "rooms.yaml")
+    with room(RoomFree, **config.env_kwargs) as env:
+        assert config.env == "gqn_rl/RoomFree-v0"
+        assert describe_source(env, config).shape[:2] == (config.scenes, config.views)
+        width, seen = config.block.width, []
+        for scene in (0, 1, width, width + 1):
+            set_scene(env, config.block, config.seed, scene)
+            seen.append((env._places.copy(), env._hues.copy(), _factors(env)))
+        for left, right in ((0, 1), (2, 3)):  # two layouts of a family, the same colours
+            assert (np.abs(seen[left][0] - seen[right][0]).max(1) > 0).sum() == 1
+            assert np.array_equal(seen[left][1], seen[right][1])
+        for top, bottom in ((0, 2), (1, 3)):  # two sets of colours of a family, the same layout
+            assert np.array_equal(seen[top][0], seen[bottom][0])
+            assert (seen[top][1] != seen[bottom][1]).tolist() == [True, False, False]
+        assert len({parts["appearance"] + parts["shapes"] for _, _, parts in seen}) == 1
 
 
 def test_factors_make_the_same_scene_in_any_order() -> None:

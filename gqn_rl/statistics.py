@@ -1,0 +1,256 @@
+"""Statistics of data efficiency in plain numpy: how many steps a run needed, and how sure a comparison may be of it.
+
+Interquartile mean, stratified bootstrap and performance profile are those of Agarwal et al., "Deep Reinforcement
+Learning at the Edge of the Statistical Precipice" (NeurIPS 2021), sections 4.1 to 4.3.
+
+A run that never got where it should is right-censored: its true value lies somewhere above a bound. Nothing is
+imputed. Every such value is carried as the two :class:`Bounds` between which it lies, ``[x, inf)`` here and ``[x, x]``
+where it was observed, and every estimate is made twice, from the lower and from the upper ones. What is said of it is
+then true whatever the censored runs would have done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.floating]
+
+#: Share of the bootstrap's distribution that an interval holds.
+CONFIDENCE: Final = 0.95
+#: Resamples of an estimate. The end of an interval is then an order statistic with 250 beyond it.
+RESAMPLES: Final = 10_000
+#: Evaluations in a row that must be at the threshold or above before it counts as reached.
+HELD: Final = 3
+
+
+class Bounds(NamedTuple):
+    """Values (..., n), each known to lie from ``low`` to ``high``: equal if observed, ``high`` inf if censored."""
+
+    low: Floats
+    high: Floats
+
+    @classmethod
+    def exactly(cls, values: ArrayLike) -> Bounds:
+        """Values that were observed."""
+        array = np.asarray(values, float)
+        return cls(array, array)
+
+    @property
+    def censored(self) -> NDArray[np.bool_]:
+        """Which values have no upper bound."""
+        return np.isinf(self.high)
+
+
+class Estimate(NamedTuple):
+    """A statistic, which lies from ``low`` to ``high`` (equal, unless runs were censored), and its interval."""
+
+    low: float
+    high: float
+    lower: float  #: end of the bootstrap interval; nan where there is none, which takes two runs of each kind
+    upper: float  #: the other end; inf where censoring leaves it open
+
+    @property
+    def exact(self) -> bool:
+        """Whether censoring leaves the statistic itself in no doubt."""
+        return self.low == self.high
+
+
+# Runs ---------------------------------------------------------------------------------------------------------
+
+
+def steps_to(steps: ArrayLike, scores: ArrayLike, threshold: float) -> tuple[int, bool]:
+    """The evaluation at which a run reached ``threshold``, as an index, and whether it reached it at all.
+
+    Reached is it at the first of :data:`HELD` evaluations in a row that are at ``threshold`` or above. A run that never
+    does is censored: at its last evaluation, or, where the last one or two are at ``threshold`` or above, at the first
+    of these, since it may have got there and only its end hides it.
+
+    Args:
+        steps: (n,) of the evaluations, rising; n >= 1.
+        scores: (n,) of the same evaluations.
+        threshold: in units of ``scores``.
+    """
+    above = np.asarray(scores) >= threshold
+    count = len(np.asarray(steps))
+    if above.shape != (count,) or not count:
+        raise ValueError(f"steps and scores must be of one length, at least 1; got {count} and {above.shape}")
+    run = 0
+    for index, reached in enumerate(above):
+        run = run + 1 if reached else 0
+        if run == HELD:
+            return index - HELD + 1, True
+    return count - max(run, 1), False
+
+
+def value_at(steps: ArrayLike, scores: ArrayLike, step: float) -> float:
+    """The score (n,) of the last evaluation at or before ``step``; nan before the first and beyond the last one."""
+    at = np.asarray(steps)
+    if not at[0] <= step <= at[-1]:
+        return float("nan")
+    return float(np.asarray(scores)[np.searchsorted(at, step, side="right") - 1])
+
+
+def area_under_curve(steps: ArrayLike, scores: ArrayLike, first: float, last: float) -> float:
+    """Mean height of the curve through (steps (n,), scores (n,)), straight between evaluations, from first to last.
+
+    In units of ``scores``; nan where the evaluations do not span ``first`` to ``last``.
+    """
+    at, height = np.asarray(steps, float), np.asarray(scores, float)
+    if not at[0] <= first <= last <= at[-1]:
+        return float("nan")
+    ends = np.interp([first, last], at, height)
+    if first == last:
+        return float(ends[0])
+    inside = (at > first) & (at < last)
+    x = np.concatenate([[first], at[inside], [last]])
+    y = np.concatenate([ends[:1], height[inside], ends[1:]])
+    return float(np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2) / (last - first))
+
+
+# Groups of runs -----------------------------------------------------------------------------------------------
+
+
+def interquartile_mean(values: ArrayLike, axis: int = -1) -> Floats:
+    """The mean of what is left when the lowest and the highest quarter are left out, along ``axis``.
+
+    A quarter of n values is rounded down, as in rliable (scipy's ``trim_mean`` at 0.25): fewer than four values have
+    their plain mean. Values may be inf.
+    """
+    ordered = np.sort(np.moveaxis(np.asarray(values, float), axis, -1), axis=-1)
+    cut = ordered.shape[-1] // 4
+    return ordered[..., cut : ordered.shape[-1] - cut].mean(axis=-1)
+
+
+def profile(scores: ArrayLike, thresholds: ArrayLike) -> Floats:
+    """Performance profile: the share of ``scores`` (..., n) at or above each of ``thresholds`` (t,), as (..., t)."""
+    return (np.asarray(scores, float)[..., None, :] >= np.asarray(thresholds, float)[:, None]).mean(axis=-1)
+
+
+# Bootstrap ----------------------------------------------------------------------------------------------------
+
+
+def stratified_bootstrap(
+    strata: Sequence[Floats],
+    statistic: Callable[..., Floats],
+    rng: np.random.Generator,
+    resamples: int = RESAMPLES,
+) -> Floats:
+    """``statistic`` of ``resamples`` resamples, (resamples, ...).
+
+    Args:
+        strata: arrays (n_i, ...), the first axis the runs. Each is resampled with replacement by itself, at its size.
+        statistic: gets an array (resamples, n_i, ...) for each stratum.
+        rng: draws.
+        resamples: how many.
+    """
+    drawn = [stratum[rng.integers(len(stratum), size=(resamples, len(stratum)))] for stratum in strata]
+    return statistic(*drawn)
+
+
+def percentile_interval(samples: Floats, confidence: float = CONFIDENCE) -> tuple[Floats, Floats]:
+    """Ends of the central interval of ``samples`` (resamples, ...).
+
+    Order statistics, the outer ones, never between two: between a number and inf there is nothing to interpolate.
+    """
+    ordered = np.sort(samples, axis=0)
+    beyond = (1 - confidence) / 2 * (len(ordered) - 1)
+    return ordered[int(np.floor(beyond))], ordered[len(ordered) - 1 - int(np.floor(beyond))]
+
+
+def estimate_mean(values: Bounds, rng: np.random.Generator) -> Estimate:
+    """Interquartile mean of ``values`` (n,), n >= 1, whatever their order."""
+    return _estimate([values], lambda lows, highs: (interquartile_mean(lows[0]), interquartile_mean(highs[0])), rng)
+
+
+def estimate_pooled_mean(strata: Sequence[Bounds], rng: np.random.Generator) -> Estimate:
+    """Interquartile mean over all of ``strata`` (n_i,) together, each resampled by itself."""
+
+    def pooled(lows: list[Floats], highs: list[Floats]) -> tuple[Floats, Floats]:
+        return interquartile_mean(np.concatenate(lows, axis=-1)), interquartile_mean(np.concatenate(highs, axis=-1))
+
+    return _estimate(strata, pooled, rng)
+
+
+def estimate_ratio(numerator: Bounds, denominator: Bounds, rng: np.random.Generator) -> Estimate:
+    """Ratio of the interquartile means of two groups of runs (n,) and (m,), positive, each resampled by itself.
+
+    ``lower`` is what may be claimed: for the least that the numerator's censored runs can have needed, and for the most
+    that the denominator's can. It is 0 where a censored denominator leaves nothing to claim.
+    """
+
+    def ratio(lows: list[Floats], highs: list[Floats]) -> tuple[Floats, Floats]:
+        least, most = map(interquartile_mean, lows), map(interquartile_mean, highs)
+        (above_low, below_low), (above_high, below_high) = least, most
+        with np.errstate(divide="ignore", invalid="ignore"):  # a run that was there before its first step
+            return above_low / below_high, above_high / below_low
+
+    return _estimate([numerator, denominator], ratio, rng)
+
+
+def _estimate(
+    strata: Sequence[Bounds],
+    statistic: Callable[[list[Floats], list[Floats]], tuple[Floats, Floats]],
+    rng: np.random.Generator,
+) -> Estimate:
+    """Bounds and interval of ``statistic``, which maps lower and upper values (..., n_i) to one of each."""
+    ordered = []
+    for low, high in strata:
+        order = np.lexsort((high, low))  # the order of the runs must not decide what is drawn
+        ordered.append(np.stack([low[order], high[order]], axis=-1))
+
+    def both(*drawn: Floats) -> Floats:
+        return np.stack(statistic([each[..., 0] for each in drawn], [each[..., 1] for each in drawn]), axis=-1)
+
+    low, high = both(*ordered)
+    if min(map(len, ordered)) < 2:
+        return Estimate(float(low), float(high), float("nan"), float("nan"))
+    lower, upper = percentile_interval(stratified_bootstrap(ordered, both, rng))
+    return Estimate(float(low), float(high), float(lower[0]), float(upper[1]))
+
+
+class Band(NamedTuple):
+    """A statistic at each of t places, and the ends of its interval there; nan where fewer than two runs give one."""
+
+    middle: Floats
+    lower: Floats
+    upper: Floats
+
+
+def mean_band(values: Floats, rng: np.random.Generator, resamples: int = 2_000) -> Band:
+    """Interquartile mean of the runs at each place, with pointwise intervals.
+
+    Args:
+        values: (n, t); nan where a run has no value, at least one in a column that is none.
+        rng: draws.
+        resamples: of each interval; fewer than an estimate's, for a picture.
+    """
+    middle, lower, upper = (np.full(values.shape[1], np.nan) for _ in range(3))
+    ordered = np.sort(values, axis=0)  # nan goes last
+    counts = np.sum(~np.isnan(values), axis=0)
+    for count in np.unique(counts):
+        here = counts == count
+        known = ordered[:count, here]
+        middle[here] = interquartile_mean(known, axis=0)
+        if count > 1:
+            means = stratified_bootstrap([known], lambda drawn: interquartile_mean(drawn, axis=1), rng, resamples)
+            lower[here], upper[here] = percentile_interval(means)
+    return Band(middle, lower, upper)
+
+
+def profile_band(
+    strata: Sequence[Floats], thresholds: Floats, rng: np.random.Generator, resamples: int = 2_000
+) -> Band:
+    """Performance profile of all runs of ``strata`` (n_i,) at ``thresholds`` (t,), with pointwise intervals."""
+
+    def shares(*drawn: Floats) -> Floats:
+        return profile(np.concatenate(drawn, axis=-1), thresholds)
+
+    ordered = [np.sort(stratum) for stratum in strata]
+    middle = shares(*ordered)
+    if min(map(len, ordered)) < 2:
+        return Band(middle, np.full_like(middle, np.nan), np.full_like(middle, np.nan))
+    return Band(middle, *percentile_interval(stratified_bootstrap(ordered, shares, rng, resamples)))
