@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from gqn_rl.cameras import Dome, Fixed
 from gqn_rl.envs import kinova
 from gqn_rl.envs.arm_room import Appearance, room_spec, vivid_color
-from gqn_rl.envs.base import CameraMode, ObservationMode, SceneEnv, choose
+from gqn_rl.envs.base import CameraMode, ObservationMode, SceneEnv, choose, part_of_the_way
 from gqn_rl.types import Pose
 
 Reward = Literal["dense", "sparse"]
@@ -80,10 +80,12 @@ START_FINGER: Final = 0.3
 LIFT_HEIGHT: Final = 0.1
 #: Metres: at this distance between grasp point and ball the reaching term is 0.24 (robosuite's Lift: 1 - tanh(10 d)).
 REACH_SCALE: Final = 0.1
-#: What the three stages add to the reward at most; together one.
+#: What the stages add to the reward at most; together one. The last keeps policies from hovering about LIFT_HEIGHT,
+#: where a millimetre decides on success and the lift itself hardly pays.
 REACH_REWARD: Final = 0.2
 GRASP_REWARD: Final = 0.3
-LIFT_REWARD: Final = 0.5
+LIFT_REWARD: Final = 0.4
+SUCCESS_REWARD: Final = 0.1
 
 #: Metres that count as one in what a policy sees: what matters here are centimetres.
 LENGTH_UNIT: Final = 0.1
@@ -127,13 +129,20 @@ class ArmPick(SceneEnv):
       ball's velocity in units of 0.15 m/s.
 
     **Reward** at every step. ``dense``: 0.2 (1 - tanh(distance / 0.1 m)), plus 0.3 while the hand holds the ball,
-    plus, while it does, 0.5 times the ball's height over its place on the table as a share of 10 cm, at most 1;
-    these are the stages of robosuite's Lift, in [0, 1]. ``sparse``: 0 on success, else -1, as in Gymnasium's Fetch.
-    The hand *holds* the ball while finger 1 and one of the two opposite touch it.
+    plus, while it does, 0.4 times the square root of the ball's height over its place on the table as a share of
+    10 cm, at most 1, plus 0.1 on success; these are the stages of robosuite's Lift, in [0, 1]. By the root the first
+    millimetres count.
+    ``sparse``: 0 on success, else -1, as in Gymnasium's Fetch. The hand *holds* the ball while finger 1 and one of the
+    two opposite touch it.
 
     **Episode**: 50 decisions (5 s), truncated, never terminated. ``info`` holds ``distance`` between grasp point and
     ball (m), ``height`` of the ball over its place on the table (m), ``held``, and ``is_success``: held at 10 cm
     or more now.
+
+    ``shadows``: whether views have shadows too, as ``render()`` always has; they make views slower.
+
+    ``camera_elevation``: lowest and highest elevation, degrees, of cameras that are not fixed and of recordings; by
+    default those of :data:`DOME`.
 
     ``randomize`` lists what changes with each episode: ``start`` (where the hand is), ``color`` of the ball,
     ``textures`` of floor and walls, ``light``. The ball's place on the table always does. Its size does not: a ball
@@ -160,6 +169,8 @@ class ArmPick(SceneEnv):
         randomize: Iterable[str] = ("start",),
         render_mode: str | None = None,
         render_size: int | tuple[int, int] = 480,
+        shadows: bool = False,
+        camera_elevation: tuple[float, float] | None = None,
     ) -> None:
         self.randomize = frozenset(choose("randomize", name, RANDOMIZATIONS) for name in randomize)
         self.reward: Reward = choose("reward", reward, get_args(Reward))
@@ -174,6 +185,8 @@ class ArmPick(SceneEnv):
             image_size=image_size,
             render_mode=render_mode,
             render_size=render_size,
+            shadows=shadows,
+            camera_elevation=camera_elevation,
         )
         self.action_space = spaces.Box(-1.0, 1.0, (4,), np.float32)
         model = self.model
@@ -279,8 +292,11 @@ class ArmPick(SceneEnv):
         if self.reward == "sparse":
             return float(info["is_success"]) - 1.0
         reach = REACH_REWARD * (1.0 - np.tanh(info["distance"] / REACH_SCALE))
-        lifted = np.clip(info["height"] / LIFT_HEIGHT, 0.0, 1.0)
-        return float(reach + info["held"] * (GRASP_REWARD + LIFT_REWARD * lifted))
+        # Linearly, a hand that has learnt to go down to the ball gains so little from a moment's rise that one of three
+        # runs of SAC held it on the table for good.
+        lifted = np.sqrt(np.clip(info["height"] / LIFT_HEIGHT, 0.0, 1.0))
+        held = GRASP_REWARD + LIFT_REWARD * lifted + SUCCESS_REWARD * info["is_success"]
+        return float(reach + info["held"] * held)
 
     # Inverse kinematics ---------------------------------------------------------------------------------------
 
@@ -313,12 +329,28 @@ class ArmPick(SceneEnv):
         """Draw ``target``, ``arm`` or ``appearance`` anew, over all that an episode may come to show."""
         choose("factor", factor, self.scene_factors)
         if factor == "target":
-            place, on_table = rng.uniform(*WORKSPACE), TABLE_TOP + BALL_RADIUS
-            place[2] = max(place[2], on_table) if rng.random() < AIR_SHARE else on_table
+            place = _ball_place(rng)
             self._draw_color(rng)
             self._set_ball(place)
         elif factor == "arm":
             self._set_arm(rng.uniform(*WORKSPACE), rng.uniform(*FINGER_RANGE))
+        else:
+            self._draw_appearance(rng)
+
+    def perturb_factor(self, factor: str, rng: np.random.Generator) -> None:
+        """Move ``target``, or the ``arm`` and its fingers, part of the way to another draw; the ball keeps its colour.
+
+        The part is that of :func:`gqn_rl.envs.base.part_of_the_way`. ``appearance`` is drawn anew.
+        """
+        choose("factor", factor, self.scene_factors)
+        part = part_of_the_way(rng)
+        if factor == "target":
+            before = self.target_position
+            self._set_ball(before + part * (_ball_place(rng) - before))
+        elif factor == "arm":
+            hand, finger = self.hand_position, float(self.data.qpos[self._finger_qpos[0]])
+            finger += part * (rng.uniform(*FINGER_RANGE) - finger)
+            self._set_arm(hand + part * (rng.uniform(*WORKSPACE) - hand), finger)
         else:
             self._draw_appearance(rng)
 
@@ -348,6 +380,13 @@ class ArmPick(SceneEnv):
     def _draw_appearance(self, rng: np.random.Generator) -> None:
         """Floor, walls and light."""
         self._appearance.draw(self.data, rng, textures="textures" in self.randomize, light="light" in self.randomize)
+
+
+def _ball_place(rng: np.random.Generator) -> NDArray[np.float64]:
+    """Anywhere that a hand may take the ball, metres (3,), mostly on the table."""
+    place, on_table = rng.uniform(*WORKSPACE), TABLE_TOP + BALL_RADIUS
+    place[2] = max(place[2], on_table) if rng.random() < AIR_SHARE else on_table
+    return place
 
 
 def _compile() -> mujoco.MjModel:

@@ -11,6 +11,7 @@ One OpenGL context per process, made when first needed; each renderer keeps its 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import sys
 from dataclasses import dataclass, replace
@@ -78,8 +79,14 @@ def _new_gl_context() -> Any:
         context.make_current()
     except Exception as error:  # each GL backend raises its own kinds
         raise RenderError(f"no OpenGL context ({type(error).__name__}: {error}); {HINT}") from error
-    atexit.register(context.free)  # before the interpreter takes apart what freeing needs
+    atexit.register(_free, context)  # before the interpreter takes apart what freeing needs
     return context
+
+
+def _free(context: Any) -> None:
+    """Free ``context``, unless another library, dm_control for one, has already ended OpenGL."""
+    with contextlib.suppress(Exception):
+        context.free()
 
 
 def _gl_backend() -> Any:

@@ -26,6 +26,8 @@ _ENVS = {
     "gqn_rl/MazeExplore-v0": ("mazes:MazeExplore", 300),
     "gqn_rl/ShepardMetzler-v0": ("shepard_metzler:ShepardMetzler", 15),
 }
+#: Cameras for an environment that has none, which itself says when an episode ends.
+CAMERA_RIG = "gqn_rl/CameraRig-v0"
 
 
 def register_envs() -> None:
@@ -35,6 +37,8 @@ def register_envs() -> None:
     for name, (entry_point, decisions) in _ENVS.items():
         if name not in registry:
             register(name, entry_point=f"gqn_rl.envs.{entry_point}", max_episode_steps=decisions)
+    if CAMERA_RIG not in registry:
+        register(CAMERA_RIG, entry_point="gqn_rl.envs.rig:CameraRig")
 
 
 register_envs()

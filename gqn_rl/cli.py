@@ -12,15 +12,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from gqn_rl import CAMERA_RIG
 from gqn_rl.config import UserError, parse_override, read_yaml
 from gqn_rl.types import RenderError
 
 if TYPE_CHECKING:
+    from gqn_rl.agents.training import TrainConfig
     from gqn_rl.data import SceneDataset
     from gqn_rl.types import SceneEncoder, SceneSource
 
 #: What ``train`` does when it is told nothing.
 DEFAULT_CONFIG: Final = "arm_reach"
+#: Metres between cameras and scene for which the model's lengths were chosen (ArmReach: 1.7 to 2.0).
+UNIT_DISTANCE: Final = 1.85
 #: Exit codes: something the user can mend; stopped by Ctrl-C (128 + SIGINT, as shells have it).
 BAD_INPUT: Final = 2
 INTERRUPTED: Final = 130
@@ -153,7 +157,11 @@ def _train(options: argparse.Namespace) -> None:
     from gqn_rl.agents.training import TrainConfig, train
 
     config = TrainConfig.from_yaml(path, overrides)
-    train(options.out or Path("runs") / f"{name}-seed{config.seed}", config, _load_encoder(config.encoder))
+    encoder = _load_encoder(config.encoder)
+    if (rig := _rig_to_train(config, encoder)) is not None:
+        rigged = {"env.id": CAMERA_RIG, "env.kwargs": rig, "task": config.task or config.env.id}
+        config = TrainConfig.from_yaml(path, {**overrides, **rigged})
+    train(options.out or Path("runs") / f"{name}-seed{config.seed}", config, encoder)
 
 
 # evaluate -----------------------------------------------------------------------------------------------------
@@ -167,6 +175,16 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--best", action="store_true", help="the best policy so far instead of the final one")
     parser.add_argument("--encoder", metavar="E", help="where the run's encoder is now, if it has moved")
+    parser.add_argument(
+        "--cameras",
+        nargs="+",
+        choices=("unseen", "outside", "missing"),
+        metavar="C",
+        help="look from elsewhere: unseen (inside the dome), outside (up to 15 degrees above it), missing (one fewer)",
+    )
+    parser.add_argument(
+        "--csv", type=Path, metavar="FILE", help="where --cameras adds lines (default: RUN/cameras.csv)"
+    )
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -175,13 +193,22 @@ def _evaluate(options: argparse.Namespace) -> None:
     Episodes are held out: training never sees their seeds. Seed 0, the default, gives those that
     the run was evaluated with; another seed gives others.
 
+    With --cameras, the policy is scored, not filmed, from its own cameras and from others, and the
+    scores are compared: 0 is that of random actions, 100 that of its own cameras.
+
     Example:
       gqn-rl evaluate runs/arm_reach-seed0 --episodes 100 --seed 1000
+      gqn-rl evaluate runs/arm_reach-seed0 --cameras unseen outside missing
     """
     from gqn_rl.agents.replay import read_run, replay
 
+    if options.csv is not None and options.cameras is None:
+        raise UserError("--csv is for --cameras")
     config = read_run(options.folder)
     encoder = _load_encoder(options.encoder or config.encoder)
+    if options.cameras is not None:
+        _evaluate_cameras(options, encoder)
+        return
     found = replay(options.folder, encoder, options.episodes, options.seed, options.best)
     print(f"{found['model']} of {options.folder}, {found['episodes']} held-out episodes:")
     if found["success"] is not None:
@@ -194,6 +221,77 @@ def _evaluate(options: argparse.Namespace) -> None:
         print(f"  video        {options.folder / found['video']}")
 
 
+def _evaluate_cameras(options: argparse.Namespace, encoder: SceneEncoder | None) -> None:
+    from gqn_rl.agents.robustness import TABLE, measure, read_table, write_table
+
+    path = options.csv or options.folder / TABLE
+    read_table(path)  # what is no such table is refused before any work
+    lines = measure(options.folder, encoder, options.cameras, options.episodes, options.seed, options.best)
+    print(f"{lines[0].model} of {options.folder}, {options.episodes} held-out episodes from each:")
+    print(f"  {'cameras':10}{'success':>10}{'mean return':>14}{'share':>8}")
+    for line in lines:
+        print(f"  {line.cameras:10}{line.success:>10.1%}{line.score:>14.3f}{line.share:>7.1f}%")
+    write_table(path, lines)
+    print(f"  {path}")
+
+
+# benchmark ----------------------------------------------------------------------------------------------------
+
+
+def _benchmark_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="YAML files, or names such as benchmark/smoke")
+    parser.add_argument("--arms", type=_names, metavar="A,B", help="only these (default: all)")
+    parser.add_argument("--seeds", type=_seeds, default="0-4", metavar="N-M", help="such as 0-9 or 0,3 (default: 0-4)")
+    parser.add_argument("--jobs", type=_positive, metavar="N", help="runs at a time (default: one a processor)")
+    parser.add_argument(
+        "--backend",
+        choices=("processes", "ray"),
+        default="processes",
+        help="of this machine (default), or of the Ray cluster that RAY_ADDRESS names",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("benchmarks/results"),
+        metavar="DIR",
+        help="where CSV and JSON files go (default: benchmarks/results)",
+    )
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        default=Path("runs/benchmark"),
+        metavar="DIR",
+        help="where runs go (default: runs/benchmark)",
+    )
+
+
+def _benchmark(options: argparse.Namespace) -> None:
+    """Train every arm of every task with every seed, and keep the learning curves.
+
+    A run is what train does, in a process of its own. Finished ones are skipped, others go on: a
+    benchmark that was stopped, by Ctrl-C or a crash, goes on with the same command. Then:
+    gqn-rl report.
+
+    Example:
+      gqn-rl benchmark benchmark/arm_reach_fixed benchmark/arm_reach_moving --seeds 0-9 --jobs 2
+    """
+    from gqn_rl.agents.benchmark import check, expand
+    from gqn_rl.agents.benchmark_jobs import run_jobs
+
+    paths = [find_config(name) for name in options.configs]
+    jobs = expand(paths, options.seeds, options.runs, options.out, options.arms)
+    print(f"{len(jobs)} runs of {sum(job.config.total_steps for job in jobs):,} steps in all", flush=True)
+    facts = check(jobs)
+    before = sum(job.run.finished for job in jobs)
+    outcomes = run_jobs(jobs, facts, workers=options.jobs, backend=options.backend)
+    finished = before + sum(outcome.status == "finished" for outcome in outcomes)
+    if failed := [f"{outcome.name}: {outcome.reason}" for outcome in outcomes if outcome.status == "failed"]:
+        raise UserError(f"{len(failed)} of {len(jobs)} runs failed: {'; '.join(failed)}")
+    if finished < len(jobs):
+        raise KeyboardInterrupt(f"interrupted with {finished} of {len(jobs)} runs done; run the same command to go on")
+    print(f"{options.out}: {len(jobs)} runs, {before} of them done before")
+
+
 # record -------------------------------------------------------------------------------------------------------
 
 
@@ -201,6 +299,11 @@ def _record_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", nargs="?", default="record/arm_reach", help="a YAML file, or a name")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the recording's folder")
     parser.add_argument("--env", metavar="ID", help="another scene source; the configuration's env_kwargs and block go")
+    parser.add_argument(
+        "--cameras",
+        choices=("dome", "ring"),
+        help="where they stand around an environment that has none (default: dome)",
+    )
     parser.add_argument("--scenes", type=_positive, metavar="N", help="how many scenes")
     parser.add_argument("--seed", type=_not_negative, metavar="N", help="of scenes and cameras")
     parser.add_argument("--workers", type=_positive, default=_processors(), metavar="N", help="rendering processes")
@@ -210,7 +313,8 @@ def _record_options(parser: argparse.ArgumentParser) -> None:
 def _record(options: argparse.Namespace) -> None:
     """Photograph random scenes of an environment, to pretrain on.
 
-    A recording that was stopped goes on with the same command.
+    A MuJoCo environment that shows no views gets cameras (docs/camera_rig.md). A recording that was
+    stopped goes on with the same command.
 
     Example:
       gqn-rl record --out data/arm-reach --scenes 24000
@@ -223,6 +327,10 @@ def _record(options: argparse.Namespace) -> None:
     overrides = _given(env=options.env, scenes=options.scenes, seed=options.seed)
     if options.env is not None:
         overrides.update({"env_kwargs": {}, "block": {}})
+    rigged = _rigged_recording(options.env or read_yaml(path).get("env", RecordConfig().env), options.cameras)
+    if options.env is None:
+        rigged.pop("block", None)  # the configuration has its own
+    overrides.update(rigged)
     overrides.update(parse_override(text) for text in options.overrides)
     config = RecordConfig.from_yaml(path, overrides)
     with tqdm(total=config.scenes, unit="scene", disable=None) as bar:
@@ -274,7 +382,10 @@ def _view(options: argparse.Namespace) -> None:
 
     if options.out.suffix.lower() != ".png":
         raise UserError(f"--out must name a .png file, got {options.out}")
-    source = make_scene_source(options.env, dict(parse_override(text) for text in options.overrides))
+    env, kwargs = options.env, dict(parse_override(text) for text in options.overrides)
+    if _rig_factors(env) is not None:
+        env, kwargs = CAMERA_RIG, {**kwargs, "env_id": env}
+    source = make_scene_source(env, kwargs)
     rows = contact_sheet(source, options.scenes, options.views, options.seed)
     save_png(options.out, grid(rows, options.scale))
     print(f"{options.out}: {options.scenes} scenes of {options.env}, {options.views} views of each")
@@ -314,6 +425,7 @@ def _pretrain(options: argparse.Namespace) -> None:
 
     from gqn_rl.agents.interrupts import StopRequest
     from gqn_rl.agents.tracking import Tracker, check_tracking
+    from gqn_rl.data import load_manifest
     from gqn_rl.deepmind import PREFIX, find_layout, parse_spec
     from gqn_rl.parallel import joined
     from gqn_rl.pretrain_run import claim, follow, run
@@ -322,6 +434,8 @@ def _pretrain(options: argparse.Namespace) -> None:
     overrides = _given(steps=options.steps, seed=options.seed)
     if options.data.startswith(PREFIX):
         overrides["model.fovy"] = find_layout(parse_spec(options.data)[0]).fovy
+    else:
+        overrides.update(_rigged_model(load_manifest(options.data).camera))
     overrides.update(parse_override(text) for text in options.overrides)
     config = PretrainConfig.from_yaml(find_config(options.config), overrides)
     check_tracking(options.wandb)
@@ -463,6 +577,10 @@ def _scenes_to_probe(options: argparse.Namespace, recipe: Mapping[str, Any] | No
     """The environment's id and keyword arguments: what ``--env`` says, or the training ``recipe``'s."""
     from gqn_rl.hub import find_reference
 
+    if options.env is not None and _rig_factors(options.env) is not None:
+        recorded = recipe["env_kwargs"] if recipe is not None and recipe["env"] == CAMERA_RIG else {}
+        same = recorded.get("env_id") == options.env
+        return CAMERA_RIG, recorded if same else {"env_id": options.env}
     if options.env is not None and (recipe is None or options.env != recipe["env"]):
         return options.env, {}
     if recipe is None:
@@ -648,6 +766,63 @@ def _doctor(options: argparse.Namespace) -> None:
         raise UserError("rendering does not work here; see above for what to do")
 
 
+# environments without views of their own ----------------------------------------------------------------------
+
+
+def _rig_factors(env_id: str) -> tuple[str, ...] | None:
+    """The scene factors of ``env_id`` in a camera rig, or None where it needs none; raises :class:`UserError`."""
+    if env_id.startswith("gqn_rl/"):
+        return None
+    from gqn_rl.envs.rig import rig_for
+
+    try:
+        return rig_for(env_id)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def _rigged_recording(env_id: str, placement: str | None) -> dict[str, Any]:
+    """What a recording of ``env_id`` in a camera rig says beside the configuration; nothing where it needs none."""
+    factors = _rig_factors(env_id)
+    if factors is None:
+        if placement is not None:
+            raise UserError(f"--cameras places a rig's cameras, but {env_id} has its own, or no MuJoCo model")
+        return {}
+    rigged: dict[str, Any] = {
+        "env": CAMERA_RIG,
+        "env_kwargs.env_id": env_id,
+        "env_kwargs.placement": placement or "dome",
+    }
+    if factors == ("goal", "robot"):  # the blocks of configs/record/arm_reach.yaml, whose encoder sees the hand too
+        rigged["block"] = {"rows": "goal", "columns": "robot", "height": 2, "width": 16, "family": 4}
+    return rigged
+
+
+def _rigged_model(camera: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model has to know of the cameras of a rig, which may stand anywhere; nothing of others."""
+    if "distance" not in camera:
+        return {}
+    return {
+        "model.fovy": camera["fovy"],
+        "model.image_size": list(camera["image_size"]),
+        "model.length_scale": round(camera["distance"] / UNIT_DISTANCE, 3),
+    }
+
+
+def _rig_to_train(config: TrainConfig, encoder: SceneEncoder | None) -> dict[str, Any] | None:
+    """Arguments of the rig that the policy of ``config`` needs, as ``encoder`` knows it; None: it needs none."""
+    from gqn_rl.envs.rig_stage import plugin_of
+
+    env_id = config.env.id
+    sees = config.encoder is not None or config.pixels is not None
+    if not (sees or plugin_of(env_id)) or _rig_factors(env_id) is None:
+        return None
+    card = getattr(encoder, "card", None) or {}
+    recorded = card.get("data", {}).get("env_kwargs", {})
+    same = recorded if recorded.get("env_id") == env_id else {}
+    return {**same, **({} if sees else {"obs_mode": "state"}), **config.env.kwargs, "env_id": env_id}
+
+
 # shared -------------------------------------------------------------------------------------------------------
 
 
@@ -687,6 +862,23 @@ def _given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
+
+
+def _seeds(text: str) -> list[int]:
+    """``0-2,7`` to [0, 1, 2, 7]."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if not (first.strip().isdecimal() and (last.strip().isdecimal() or not dash)):
+            raise argparse.ArgumentTypeError(f"must be like 0-4 or 0,2,5, got {text!r}")
+        seeds += range(int(first), int(last if dash else first) + 1)
+    if not seeds:
+        raise argparse.ArgumentTypeError(f"no seed in {text!r}")
+    return seeds
+
+
 def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
@@ -721,6 +913,7 @@ COMMANDS: Final[
 ] = {
     "train": (_train_options, _train, "train a policy (the default)"),
     "evaluate": (_evaluate_options, _evaluate, "replay a trained policy and measure it"),
+    "benchmark": (_benchmark_options, _benchmark, "train all arms of a comparison, with several seeds"),
     "record": (_record_options, _record, "photograph random scenes to pretrain on"),
     "view": (_view_options, _view, "make a contact sheet of an environment"),
     "pretrain": (_pretrain_options, _pretrain, "pretrain a GQN on a recording"),

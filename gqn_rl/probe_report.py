@@ -177,12 +177,12 @@ def print_table(findings: Findings) -> None:
     """Print the probes, and how well unseen views are drawn."""
     readings, drawings = findings.readings, findings.drawings
     if readings:
-        print(f"{'quantity':<12}{'cameras':<10}" + "".join(f"{_views(count):>20}" for count in COUNTS))
+        print(f"{'quantity':<16}{'cameras':<10}" + "".join(f"{_views(count):>20}" for count in COUNTS))
         scores = {(reading.quantity, reading.region, reading.views): reading.score for reading in readings}
         for quantity, region in dict.fromkeys((name, region) for name, region, _ in scores):
             found = [scores[quantity, region, count] for count in COUNTS]
             cells = [f"R2 {score.r2:.3f}{100 * score.median_error:>7.1f} cm" for score in found]
-            print(f"{quantity:<12}{region:<10}" + "".join(f"{cell:>20}" for cell in cells))
+            print(f"{quantity:<16}{region:<10}" + "".join(f"{cell:>20}" for cell in cells))
     for drawing in drawings:
         print(
             f"unseen views {drawing.region}, from {_views(max(COUNTS))}: MSE {drawing.prior_mse:.5f}, "

@@ -54,7 +54,7 @@ install_packages() {
         say "no NVIDIA GPU here, yet torch may bring several GB of CUDA libraries; CONTRIBUTING.md tells how to avoid them"
     fi
     .venv/bin/python -m pip install --constraint constraints.txt setuptools
-    .venv/bin/python -m pip install --constraint constraints.txt --no-build-isolation --editable '.[dev,video,deepmind,hub]'
+    .venv/bin/python -m pip install --constraint constraints.txt --no-build-isolation --editable '.[dev,video,contrib,deepmind,hub,mazes,ray,robots]'
 }
 
 first_frame() {

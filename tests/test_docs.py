@@ -14,7 +14,7 @@ from conftest import cli_environment
 from gqn_rl import cli
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ["README.md", "docs/own_environment.md", "docs/pretraining.md", "benchmarks/README.md"]
+PAGES = ["README.md", "docs/camera_rig.md", "docs/own_environment.md", "docs/pretraining.md", "benchmarks/README.md"]
 
 
 def _python_blocks(page: str) -> list[str]:

@@ -1,0 +1,440 @@
+"""CameraRig: cameras change nothing of what they look at, see it where it is, and find their own places."""
+
+from __future__ import annotations
+
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import mujoco
+import numpy as np
+import pytest
+from conftest import ROOT
+from gymnasium import spaces
+from gymnasium.utils.env_checker import check_env
+from numpy.typing import NDArray
+from stable_baselines3.common.env_checker import check_env as sb3_check_env
+
+from gqn_rl import CAMERA_RIG
+from gqn_rl import cli as command_line
+from gqn_rl.agents.training import TrainConfig
+from gqn_rl.cameras import project
+from gqn_rl.cli import main, make_scene_source
+from gqn_rl.data import BlockPlan, RecordConfig, describe_source, load_manifest, set_scene
+from gqn_rl.encoder import GQNEncoder, load_encoder
+from gqn_rl.envs.rig import CameraRig, rig_for
+from gqn_rl.envs.rig_stage import make_inner, simulation
+from gqn_rl.envs.rig_survey import survey
+from gqn_rl.types import Perturbable, SceneSource
+
+FETCH, REACHER, DM_REACHER = "FetchReach-v4", "Reacher-v5", "dm_control/reacher-easy-v0"
+#: The package that an environment comes from, where it is not Gymnasium itself.
+PACKAGES = {FETCH: "gymnasium_robotics", "FetchPush-v4": "gymnasium_robotics", DM_REACHER: "shimmy"}
+SIDE = 32
+
+WORLD = """<mujoco><visual><global fovy="30"/></visual><worldbody><light pos="0 0 3"/>
+  <geom name="floor" type="plane" size="2 2 .1"/>{extra}
+  <body name="puck" pos=".5 0 .1"><joint name="x" type="slide" axis="1 0 0" damping="1"/>
+    {geom}<site name="mark" group="4" size=".05"/></body>
+</worldbody><actuator><motor joint="x" gear="30"/></actuator></mujoco>"""
+PUCK = '<geom name="puck" type="sphere" size=".1" rgba="1 0 0 1"/>'
+
+
+class World(gym.Env[Any, Any]):
+    """A puck on a slide, as small as a MuJoCo environment can be."""
+
+    def __init__(self, geom: str = PUCK, extra: str = "", push: float = 1.0) -> None:
+        self.model = mujoco.MjModel.from_xml_string(WORLD.format(geom=geom, extra=extra))
+        self.data = mujoco.MjData(self.model)
+        self.push = push
+        self.action_space = spaces.Box(-1, 1, (1,), np.float32)
+        self.observation_space = spaces.Box(-np.inf, np.inf, (1,), np.float64)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        mujoco.mj_resetData(self.model, self.data)
+        self.data.qpos[0] = self.push * self.np_random.uniform(-0.3, 0.3)
+        mujoco.mj_forward(self.model, self.data)
+        return self.data.qpos.copy(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.data.ctrl[:] = self.push * action
+        mujoco.mj_step(self.model, self.data, nstep=20)
+        return self.data.qpos.copy(), 0.0, False, False, {}
+
+
+if "toy/World-v0" not in gym.registry:
+    gym.register("toy/World-v0", entry_point=World, max_episode_steps=10)
+
+
+@contextmanager
+def rig(env_id: str, **kwargs: Any) -> Iterator[CameraRig]:
+    if env_id in PACKAGES:
+        pytest.importorskip(PACKAGES[env_id])
+    env = gym.make(CAMERA_RIG, env_id=env_id, **{"image_size": SIDE, **kwargs}, disable_env_checker=True)
+    try:
+        assert isinstance(env.unwrapped, CameraRig)
+        yield env.unwrapped
+    finally:
+        env.close()
+
+
+def red(image: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """The centre (row, column) of what is red in ``image``, NaN for nothing."""
+    r, g, b = image.astype(int).transpose(2, 0, 1)
+    places = np.argwhere((r > 60) & (r > 2 * g) & (r > 2 * b))
+    return places.mean(0) if len(places) else np.full(2, np.nan)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "obs_mode"), [(REACHER, "pixels"), *((i, "views") for i in (REACHER, FETCH, DM_REACHER))]
+)
+def test_checkers_find_nothing(env_id: str, obs_mode: str) -> None:
+    with rig(env_id, obs_mode=obs_mode, cameras="moving") as env, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of bounds that are infinite
+        check_env(env, skip_render_check=True)
+        sb3_check_env(env, warn=False)
+        assert isinstance(env, SceneSource)
+        assert isinstance(env, Perturbable)
+
+
+@pytest.mark.parametrize("env_id", [REACHER, FETCH, DM_REACHER])
+def test_cameras_change_nothing_of_what_they_look_at(env_id: str) -> None:
+    with rig(env_id, cameras="moving") as env:
+        alone = make_inner(env_id, {})
+        model, _ = simulation(env.inner) or pytest.fail("no model")
+        fields = ("geom_group", "site_group", "geom_rgba", "site_rgba")
+        before = {name: getattr(model, name).copy() for name in fields}
+        settings = str(model.vis.quality), model.vis.global_.fovy, model.vis.global_.offwidth
+        env.reset(seed=3)
+        alone.reset(seed=3)
+        for _ in range(8):
+            action = alone.action_space.sample()
+            _, *ours = env.step(action)
+            observation, *theirs = alone.step(action)
+            assert ours[:3] == theirs[:3]
+            assert set(ours[3]) == set(theirs[3])
+            for mine, other in ((env._observation, observation), (simulation(env.inner)[1], simulation(alone)[1])):  # type: ignore[index]
+                parts = (
+                    [(mine[key], other[key]) for key in other]
+                    if isinstance(other, dict)
+                    else [(mine.qpos, other.qpos), (mine.qacc_warmstart, other.qacc_warmstart)]
+                    if isinstance(other, mujoco.MjData)
+                    else [(mine, other)]
+                )
+                assert all(np.array_equal(a, b) for a, b in parts)
+        assert all(np.array_equal(getattr(model, name), value) for name, value in before.items())
+        assert settings == (str(model.vis.quality), model.vis.global_.fovy, model.vis.global_.offwidth)
+        alone.close()
+
+
+@pytest.mark.parametrize(("env_id", "goal"), [(REACHER, "target"), (FETCH, "desired_goal"), (DM_REACHER, "target")])
+def test_the_goal_is_seen_where_it_is(env_id: str, goal: str) -> None:
+    errors = []
+    with rig(env_id, image_size=64) as env:
+        for scene in range(6):
+            set_scene(env, BlockPlan(), 0, scene)
+            pose = env.sample_pose(np.random.default_rng(scene))
+            place = env.state()[env.state_groups[goal]]
+            expected = project(place, pose, env.fovy, 64, 64)
+            assert ((expected > -0.5) & (expected < 63.5)).all()
+            errors.append(np.linalg.norm(red(env.render_view(pose)) - expected))
+    seen = np.array(errors)[~np.isnan(errors)]  # behind the robot there is nothing red
+    assert len(seen) >= 4
+    assert np.median(seen) < 1.5
+
+
+@pytest.mark.parametrize("env_id", [FETCH, DM_REACHER])
+def test_what_matters_is_in_the_picture(env_id: str) -> None:
+    inside = []
+    with rig(env_id) as env:
+        for scene in range(20):
+            set_scene(env, BlockPlan(), 1, scene)
+            pose = env.sample_pose(np.random.default_rng(scene))
+            state = env.state()
+            places = np.stack([state[part] for part in env.state_groups.values()])
+            row_column = project(places, pose, env.fovy, SIDE, SIDE)
+            inside.append((row_column > -0.5) & (row_column < SIDE - 0.5))
+    assert np.mean(inside) > 0.95
+
+
+@pytest.mark.parametrize("cameras", ["fixed", "episode", "moving"])
+def test_views_are_of_one_moment_and_cameras_move_when_they_should(cameras: str) -> None:
+    with rig(REACHER, cameras=cameras, views=3) as env:
+        first, _ = env.reset(seed=0)
+        second, *_ = env.step(np.array([1.0, -1.0]))
+        third, _ = env.reset()
+        for image, pose in zip(third["images"], third["poses"], strict=True):
+            assert np.array_equal(image, env.render_view(pose))
+        moved = [not np.array_equal(first["poses"], other["poses"]) for other in (second, third)]
+        assert moved == {"fixed": [False, False], "episode": [False, True], "moving": [True, True]}[cameras]
+        assert len({pose.tobytes() for pose in first["poses"]}) == 3
+        again, _ = env.reset(seed=0)
+        other, _ = env.reset(seed=1)
+    assert all(np.array_equal(first[key], again[key]) for key in first)
+    assert not np.array_equal(first["images"], other["images"])
+
+
+def test_goal_and_robot_are_drawn_apart_and_what_is_hidden_is_hidden() -> None:
+    for hide in ((), ("site:target0",)):
+        with rig(FETCH, hide=hide) as env:
+            assert env.scene_factors == ("goal", "robot")
+            env.new_scene(np.random.default_rng(0))
+            pose, parts = env.sample_pose(np.random.default_rng(0)), env.state_groups
+            before, picture = env.state(), env.render_view(pose)
+            proprio = env.proprio()
+            env.draw_factor("goal", np.random.default_rng(1))
+            assert np.array_equal(env.state()[parts["hand"]], before[parts["hand"]])
+            assert not np.array_equal(env.state()[parts["desired_goal"]], before[parts["desired_goal"]])
+            assert np.array_equal(env.proprio(), proprio)
+            assert np.array_equal(env.render_view(pose), picture) == bool(hide)
+            goal = env.state()[parts["desired_goal"]]
+            for change in (env.draw_factor, env.perturb_factor):
+                hand = env.state()[parts["hand"]]
+                change("robot", np.random.default_rng(2))
+                assert np.array_equal(env.state()[parts["desired_goal"]], goal)
+                assert not np.array_equal(env.state()[parts["hand"]], hand)
+                assert not np.array_equal(env.render_view(pose), picture)
+            # The handle that the simulation pulls the gripper by is no part of the picture, wherever it is.
+            now = env.render_view(pose)
+            _, data = simulation(env.inner) or pytest.fail("no data")
+            data.mocap_pos[:] += 0.1
+            assert np.array_equal(env.render_view(pose), now)
+
+
+@pytest.mark.parametrize("env_id", [REACHER, FETCH, DM_REACHER])
+def test_a_scene_depends_on_its_number_alone(env_id: str) -> None:
+    with rig(env_id) as env:
+        block = BlockPlan()
+        if len(env.scene_factors) == 2:
+            block = BlockPlan(rows="goal", columns="robot", height=2, width=4, family=2)
+            describe_source(env, RecordConfig(env=CAMERA_RIG, block=block))
+        pose = env.sample_pose(np.random.default_rng(0))
+
+        def look(scene: int) -> tuple[bytes, bytes]:
+            set_scene(env, block, 7, scene)
+            return env.state().tobytes(), env.render_view(pose).tobytes()
+
+        first = [look(scene) for scene in (0, 5, 3)]
+        assert [look(scene) for scene in (3, 5, 0)] == first[::-1]
+        assert len(set(first)) == 3
+
+
+def test_what_a_policy_sees_does_not_hold_what_it_has_to_find() -> None:
+    with rig("FetchPush-v4") as env:
+        env.reset(seed=0)
+        own = env.inner.unwrapped
+        before, frame = env.proprio(), env.frame()
+        place = own._utils.get_joint_qpos(own.model, own.data, "object0:joint")
+        place[:2] += 0.03
+        own._utils.set_joint_qpos(own.model, own.data, "object0:joint", place)
+        mujoco.mj_forward(own.model, own.data)
+        after = own._get_obs()
+        assert not np.array_equal(after["observation"], env._observation["observation"])
+        env._observation = after
+        assert np.allclose(env.proprio(), before, atol=1e-6)
+        assert np.array_equal(env.frame(), frame)
+    with rig(REACHER) as env:
+        observation, _ = env.reset(seed=0)
+        assert observation["proprio"].shape == (6,)
+        tip = env._observation[8:10] + env._observation[4:6]  # to the target, and the target
+        assert np.allclose(observation["frame"][:2] + env.center[:2], tip, atol=1e-3)
+    with rig("toy/World-v0") as env:
+        observation, _ = env.reset(seed=0)
+        assert observation.keys() == {"images", "poses"}
+    with rig("toy/World-v0", proprio=[0], frame="body:puck") as env:
+        observation, _ = env.reset(seed=0)
+        assert observation["frame"][0] + env.center[0] == pytest.approx(0.5 + env._observation[0], abs=1e-6)
+
+
+def test_places_of_cameras_are_found_or_given() -> None:
+    with rig("toy/World-v0", placement="ring") as env:
+        assert abs(env.center[0] - 0.5) < 0.1
+        assert env.dome.radius[0] == env.dome.radius[1]
+        assert env.dome.elevation == (35.0, 35.0)
+        assert env.dome.azimuth == (-180.0, 180.0)
+        places = np.stack([env.sample_pose(np.random.default_rng(i))[:3] for i in range(20)])
+        assert np.ptp(np.linalg.norm(places, axis=1)) < 1e-4
+    wall = '<geom type="box" size=".05 3 3" pos="-.2 0 0"/>'
+    with rig("toy/World-v0", env_kwargs={"extra": wall}) as env:
+        low, high = env.dome.azimuth
+        assert -120 <= low < 0 < high <= 120  # not from behind the wall
+        found = env.dome
+        survey.cache_clear()
+    with rig("toy/World-v0", env_kwargs={"extra": wall}) as env:
+        assert env.dome == found
+    given = {"center": [0.5, 0, 0.2], "radius": 2, "elevation": [10, 20], "azimuth": [0, 90]}
+    with rig("toy/World-v0", **given) as env:
+        assert env.center.tolist() == [0.5, 0.0, 0.2]
+        assert (env.dome.radius, env.dome.elevation, env.dome.azimuth) == ((2.0, 2.0), (10.0, 20.0), (0.0, 90.0))
+        pose = env.dome.at(45, 15)
+        place = project([0.0, 0.0, -0.1], pose, env.fovy, SIDE, SIDE)  # of the puck at rest
+        env.inner.unwrapped.data.qpos[:] = 0
+        assert np.linalg.norm(red(env.render_view(pose)) - place) < 1
+
+
+CAGE = "".join(f'<geom type="box" size=".02 2 2" pos="{x} 0 0"/>' for x in (-0.2, 1.2)) + "".join(
+    f'<geom type="box" size="2 .02 2" pos="0 {y} 0"/>' for y in (-0.5, 0.5)
+)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "kwargs", "words"),
+    [
+        ("CartPole-v1", {}, "CartPoleEnv has no MuJoCo model and data .*ViewAdapter"),
+        ("toy/World-v0", {"env_kwargs": {"push": 0.0}}, "nothing in toy/World-v0 moves by itself; set center and"),
+        ("toy/World-v0", {"env_kwargs": {"extra": CAGE}}, "no camera can be placed: .* set center, radius"),
+        ("toy/World-v0", {"hide": ["geom:puck", "geom:floor"]}, "there is nothing to see: the model has no visible"),
+        ("toy/World-v0", {"hide": ["geom:pack"]}, "no geom 'pack'; valid: floor, puck"),
+        ("toy/World-v0", {"hide": ["puck"]}, "geom:NAME, site:NAME or body:NAME, got 'puck'"),
+        ("toy/World-v0", {"observe": ["observation"]}, "observe is for Dict observations, this one is flat"),
+        ("toy/World-v0", {"proprio": [1]}, r"proprio holds \[1\], but what is observed has 1 numbers"),
+        ("toy/World-v0", {"frame": "achieved_goal"}, "has no such position in its observation"),
+        ("toy/World-v0", {"frame": "hand"}, "geom:NAME, site:NAME or body:NAME, got 'hand'"),
+        ("toy/World-v0", {"placement": "cube"}, "placement must be one of dome, ring; got 'cube'"),
+        ("toy/World-v0", {"policy": "nowhere:at_all"}, "policy must be module:function, got 'nowhere:at_all'"),
+        ("toy/World-v0", {"radius": -1}, "radius must be above 0"),
+        ("toy/World-v0", {"views": 0}, "views must be an integer of at least 1, got 0"),
+        (FETCH, {"observe": ["goal"]}, "no numeric part 'goal'; valid: achieved_goal, desired_goal, observation"),
+    ],
+)
+def test_what_is_wrong_is_said(env_id: str, kwargs: Mapping[str, Any], words: str) -> None:
+    if env_id in PACKAGES:
+        pytest.importorskip(PACKAGES[env_id])
+    with pytest.raises(ValueError, match=words):
+        CameraRig(env_id, **kwargs)
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "shimmy", None)
+    with pytest.raises(ValueError, match=r"dm_control/none-v0 is of shimmy .* pip install 'gqn-rl\[robots\]'"):
+        rig_for("dm_control/none-v0")
+
+
+def go_left(observation: Any, rng: np.random.Generator) -> Any:
+    return np.array([-1.0], np.float32)
+
+
+def test_scenes_follow_the_policy_that_is_given() -> None:
+    states = []
+    for policy in (None, f"{__name__}:go_left"):
+        with rig("toy/World-v0", policy=policy, track={"puck": "body:puck"}, scene_steps=10) as env:
+            drawn = []
+            for scene in range(20):
+                set_scene(env, BlockPlan(), 0, scene)
+                drawn.append(env.state()[0] + env.center[0])
+            states.append(drawn)
+    assert np.mean(states[1]) < np.mean(states[0]) - 0.2
+
+
+def test_which_environments_need_a_rig() -> None:
+    assert rig_for("gqn_rl/ArmReach-v0") is None
+    assert rig_for("CartPole-v1") is None
+    assert rig_for("no/such-v0") is None
+    assert rig_for("conftest:toy/Reach-v0") is None
+    assert rig_for("toy/World-v0") == rig_for(REACHER) == ("scene",)
+    pytest.importorskip("gymnasium_robotics")
+    assert rig_for(FETCH) == ("goal", "robot")
+
+
+def test_hindsight_works_where_the_goal_is_known() -> None:
+    pytest.importorskip("gymnasium_robotics")
+    from stable_baselines3 import SAC, HerReplayBuffer
+
+    env = gym.make(CAMERA_RIG, env_id=FETCH, obs_mode="state")
+    assert env.observation_space == make_inner(FETCH, {}).observation_space
+    model = SAC(
+        "MultiInputPolicy",
+        env,
+        replay_buffer_class=HerReplayBuffer,
+        buffer_size=1000,
+        learning_starts=60,
+        batch_size=32,
+        policy_kwargs={"net_arch": [16]},
+        seed=0,
+    )
+    model.learn(64)
+    sample = model.replay_buffer.sample(512)  # type: ignore[union-attr]
+    reached = (sample.rewards == 0).float().mean()
+    assert reached > 0.1  # of relabelled goals many are reached; of the episodes' own, hardly any
+    env.close()
+
+
+def run(*words: Any) -> None:
+    assert main([str(word) for word in words]) == 0
+
+
+def test_the_command_line_makes_the_rig(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, encoder = tmp_path / "data", tmp_path / "encoder"
+    options = ["--workers", 1, "--set", f"env_kwargs.image_size={SIDE}", "--set", "views=4"]
+    run("record", "--env", REACHER, "--cameras", "ring", "--scenes", 24, "--out", data, *options)
+    recorded = load_manifest(data)
+    kwargs = {"env_id": REACHER, "placement": "ring", "image_size": SIDE}
+    assert (recorded.config["env"], recorded.config["env_kwargs"]) == (CAMERA_RIG, kwargs)
+    small = ["batch=8", "drawn=4", "held_out=8", "model.generator.channels=16"]
+    run("pretrain", "--data", data, "--out", encoder, "--steps", 1, "--wandb", "disabled", *with_set(small))
+    frozen = load_encoder(str(encoder))
+    assert isinstance(frozen, GQNEncoder)
+    assert frozen.gqn.config.image_size == (SIDE, SIDE)
+    assert frozen.gqn.config.length_scale == pytest.approx(recorded.camera["distance"] / 1.85, abs=1e-3)
+
+    # A policy's rig is the one that its encoder was trained with.
+    def rig_of(**config: Any) -> Any:
+        values = {"total_steps": 1, "env": {"id": REACHER}, **config}
+        return command_line._rig_to_train(TrainConfig.from_mapping(values), frozen if config.get("encoder") else None)
+
+    assert rig_of(encoder=str(encoder)) == kwargs
+    assert rig_of(encoder=str(encoder), env={"id": REACHER, "kwargs": {"views": 3}}) == {**kwargs, "views": 3}
+    assert rig_of(pixels={}) == {"env_id": REACHER}
+    assert rig_of() is None  # it goes by the environment's own observation
+    assert rig_of(encoder=str(encoder), env={"id": "gqn_rl/ArmReach-v0"}) is None
+
+    sheet = tmp_path / "sheet.png"
+    run("view", REACHER, "--out", sheet, "--scenes", 1, "--views", 2, "--set", f"image_size={SIDE}")
+    assert sheet.exists()
+    capsys.readouterr()
+    assert main(["record", "--env", "CartPole-v1", "--cameras", "dome", "--out", str(tmp_path / "none")]) == 2
+    assert "--cameras places a rig's cameras, but CartPole-v1 has its own, or no" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_three_commands_train_fetch(cli: Callable[..., Any], tmp_path: Path) -> None:
+    pytest.importorskip("gymnasium_robotics")
+    small = with_set(["batch=16", "drawn=4", "held_out=32"])
+    short = with_set(["wandb=disabled", "evaluation.episodes=2", "threads=1"])
+    for words in (
+        ["record", "--env", FETCH, "--cameras", "dome", "--scenes", 320, "--out", "data/fetch", "--workers", 1],
+        ["pretrain", "--data", "data/fetch", "--out", "encoders/fetch", "--steps", 2, "--wandb", "disabled", *small],
+        ["train", "--env", FETCH, "--encoder", "encoders/fetch", "--steps", 150, "--out", "run", *short],
+    ):
+        done = cli(*words)
+        assert done.returncode == 0, done.stderr
+    recorded = load_manifest(tmp_path / "data" / "fetch").config
+    assert recorded["block"] == {"rows": "goal", "columns": "robot", "height": 2, "width": 16, "family": 4}
+    written = (tmp_path / "run" / "config.yaml").read_text()
+    assert "env_id: FetchReach-v4" in written
+    assert "task: FetchReach-v4" in written
+
+
+def with_set(changes: list[str]) -> list[str]:
+    return [word for change in changes for word in ("--set", change)]
+
+
+def test_the_guide_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    block = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "camera_rig.md").read_text(), re.DOTALL)[0]
+    scope: dict[str, Any] = {}
+    exec(compile(block, "camera_rig.md", "exec"), scope)
+    scope["env"].close()
+    assert "'images': (3, 64, 64, 3), 'poses': (3, 5), 'proprio': (6,), 'frame': (4,)" in capsys.readouterr().out
+
+
+def test_a_rig_is_a_source_of_scenes_by_its_id() -> None:
+    source = make_scene_source(CAMERA_RIG, {"env_id": "toy/World-v0", "image_size": SIDE})
+    source.new_scene(np.random.default_rng(0))
+    assert source.render_view(source.sample_pose(np.random.default_rng(0))).shape == (SIDE, SIDE, 3)
+    source.close()  # type: ignore[attr-defined]

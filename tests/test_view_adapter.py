@@ -1,0 +1,90 @@
+"""ViewAdapter: the picture that an environment renders is the view that a policy gets."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from conftest import TOY_ID
+from gymnasium.utils.env_checker import check_env
+from stable_baselines3 import SAC
+from stable_baselines3.common.env_checker import check_env as sb3_check_env
+from stable_baselines3.common.vec_env import DummyVecEnv
+from torch import Tensor
+
+from gqn_rl.agents.vec_scene import VecSceneObservation
+from gqn_rl.view_adapter import ViewAdapter
+
+POSE = (0.0, -1.0, 2.0, 1.5, -1.0)
+
+
+def pose_fn(env: Any) -> Any:
+    """The toy's camera slides along with its target."""
+    return np.add(POSE, [env.target[0], 0, 0, 0, 0])
+
+
+def adapted(**kwargs: Any) -> ViewAdapter:
+    env = gym.make(TOY_ID, obs_mode="state", render_mode="rgb_array")
+    return ViewAdapter(env, pose_fn, **{"image_size": (24, 32), **kwargs})
+
+
+class Colors:
+    """An encoder of one's own, for any number of views: the mean colour of each cell of a 4 x 4 grid."""
+
+    size = 48
+
+    def encode(self, images: Tensor, poses: Tensor) -> Tensor:
+        pictures = images[:, 0].permute(0, 3, 1, 2).float() / 255
+        return torch.nn.functional.adaptive_avg_pool2d(pictures, 4).flatten(1)
+
+
+def test_checkers_find_nothing() -> None:
+    env = adapted(proprio=[0, 1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of bounds that are infinite, and that this is a wrapper
+        check_env(env, skip_render_check=True)
+    sb3_check_env(env, warn=False)
+
+
+def test_the_view_is_the_picture_and_the_pose_is_of_this_moment() -> None:
+    env = adapted(proprio=[1])
+    for act in (lambda: env.reset(seed=0)[0], lambda: env.step(np.ones(2, np.float32))[0]):
+        observation = act()
+        picture = np.asarray(env.render(), np.float64)  # (96, 128, 3): cells of 4 x 4 pixels
+        means = picture.reshape(24, 4, 32, 4, 3).mean((1, 3))
+        assert (
+            np.abs(observation["images"][0] - means).max() <= 1.0
+        )  # rows and columns are averaged, and rounded, one after the other
+        own: Any = env.unwrapped
+        assert np.allclose(observation["poses"], [pose_fn(own)])
+        assert observation["proprio"] == pytest.approx(own.point[1])
+
+
+def test_a_policy_learns_on_it() -> None:
+    venv = VecSceneObservation(DummyVecEnv([lambda: adapted(proprio=[0, 1])]), Colors())
+    assert venv.observation_space.shape == (50,)
+    SAC("MlpPolicy", venv, learning_starts=20, policy_kwargs={"net_arch": [8]}).learn(30)
+
+
+def test_a_field_of_view_is_compared_where_it_is_given() -> None:
+    venv = DummyVecEnv([lambda: adapted(fovy=60)])
+    assert venv.get_attr("camera_metadata")[0]["fovy"] == 60.0
+    assert not DummyVecEnv([adapted]).has_attr("camera_metadata")
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: ViewAdapter(gym.make(TOY_ID), pose_fn), "needs an environment with render_mode='rgb_array', got None"),
+        (lambda: adapted(proprio=[4]), r"proprio holds \[4\]"),
+        (lambda: adapted(image_size=0), "image_size must be a positive integer"),
+        (lambda: ViewAdapter(adapted().env, lambda env: POSE[:4]).reset(), r"5 numbers .*, got shape \(4,\)"),
+    ],
+)
+def test_what_is_wrong_is_said(make: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        make()
