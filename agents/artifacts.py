@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,14 +15,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from gqn_rl.agents.build import make_env
 from gqn_rl.agents.evaluation import Policy
 from gqn_rl.agents.runs import Row
 from gqn_rl.agents.seeding import HELD_OUT, own_randomness
-from gqn_rl.agents.vec_scene import SceneVector
 from gqn_rl.files import atomic_path
-from gqn_rl.types import SceneEncoder
 
 #: Pixels: side of the large picture, height of a line of text, and the margin between panels.
 PICTURE: Final = 320
@@ -68,57 +67,68 @@ def film_episodes(
     env_id: str,
     env_kwargs: Mapping[str, Any],
     policy: Policy,
-    encoder: SceneEncoder | None,
-    proprio: bool,
+    see: Callable[[VecEnv], VecEnv],
     episodes: int,
     first_seed: int = 0,
     check_stop: Callable[[], None] = lambda: None,
 ) -> tuple[list[NDArray[np.uint8]], int]:
     """Frames (H, W, 3) uint8 of ``episodes`` deterministic episodes, and how many to show a second.
 
-    Left is the environment's own picture; right, where it shows views, what the encoder gets (without an encoder,
-    the policy), enlarged without smoothing. The episodes are the first ones of
+    Left is the environment's own picture; right, where it shows views, the views of the moment, enlarged without
+    smoothing. ``see`` wraps the environment as it was for training. The episodes are the first ones of
     :func:`gqn_rl.agents.evaluation.evaluate`. No frames come back from an environment that neither draws itself nor
     shows views.
     """
-    env = make_env(env_id, env_kwargs, render_mode="rgb_array")
+    camera = _Camera(make_env(env_id, env_kwargs, render_mode="rgb_array"))
+    venv = see(DummyVecEnv([lambda: camera]))
     try:
         frames: list[NDArray[np.uint8]] = []
-        fps = round(env.metadata.get("render_fps") or DEFAULT_FPS)
-        scene_vector = None if encoder is None else SceneVector(encoder, env.observation_space, proprio)
+        fps = round(camera.metadata.get("render_fps") or DEFAULT_FPS)
         with own_randomness(HELD_OUT + first_seed):
             for episode in range(episodes):
-                title = f"episode {episode + 1} of {episodes}"
-                for frame in _film_one(env, policy, scene_vector, HELD_OUT + first_seed + episode, title):
+                camera.title = f"episode {episode + 1} of {episodes}"
+                venv.seed(HELD_OUT + first_seed + episode)
+                camera.taken.clear()
+                observations, done = venv.reset(), False
+                if not camera.taken:
+                    return [], fps
+                while not done:
                     check_stop()
-                    frames.append(frame)
-                frames.extend(frames[-1:] * round(PAUSE * fps))
+                    observations, _, dones, _ = venv.step(policy(observations))
+                    done = bool(dones[0])
+                taken = camera.taken[:-1]  # the last one is the next episode's first, which the VecEnv began by itself
+                frames += [*taken, *taken[-1:] * round(PAUSE * fps)]
         return frames, fps
     finally:
-        env.close()
+        venv.close()
 
 
-def _film_one(
-    env: gym.Env[Any, Any], policy: Policy, scene_vector: SceneVector | None, seed: int, title: str
-) -> Iterator[NDArray[np.uint8]]:
-    observation, info = env.reset(seed=seed)
-    total, step, done = 0.0, 0, False
-    while True:
+class _Camera(gym.Wrapper[Any, Any, Any, Any]):
+    """Takes a frame of every moment, under what is known of it."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self.title = ""
+        self.taken: list[NDArray[np.uint8]] = []
+
+    def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
+        observation, info = self.env.reset(**options)
+        self._step, self._return = 0, 0.0
+        self._take(observation, info)
+        return observation, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self._step, self._return = self._step + 1, self._return + float(reward)
+        self._take(observation, info)
+        return observation, reward, terminated, truncated, info
+
+    def _take(self, observation: Any, info: Mapping[str, Any]) -> None:
         success = "   success" if info.get("is_success") else ""
-        caption = f"{title}   step {step}   return {total:.2f}{success}"
-        frame = compose_frame(env.render(), views_in(observation), caption)
-        if frame is None:
-            return
-        yield frame
-        if done:
-            return
-        if isinstance(observation, dict):
-            batch: Any = {key: np.asarray(value)[None] for key, value in observation.items()}
-        else:
-            batch = np.asarray(observation)[None]
-        action = policy(batch if scene_vector is None else scene_vector(batch))[0]
-        observation, reward, terminated, truncated, info = env.step(action)
-        total, step, done = total + float(reward), step + 1, terminated or truncated
+        caption = f"{self.title}   step {self._step}   return {self._return:.2f}{success}"
+        frame = compose_frame(self.env.render(), views_in(observation), caption)
+        if frame is not None:
+            self.taken.append(frame)
 
 
 def compose_frame(picture: Any, views: NDArray[np.uint8] | None, caption: str) -> NDArray[np.uint8] | None:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
+
+#: What :func:`stopping_when` has in force.
+_conditions: Final[list[Callable[[], bool]]] = []
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -16,12 +21,31 @@ class TrainingInterrupted(KeyboardInterrupt):
         self.step = step  #: environment steps taken
 
 
+@contextmanager
+def stopping_when(condition: Callable[[], bool]) -> Iterator[None]:
+    """While entered, every :class:`StopRequest` of this process is received once ``condition()`` is true.
+
+    For workers, which no signal may reach: they can be on another machine. It is asked before every step, so it has to
+    be quick.
+    """
+    _conditions.append(condition)
+    try:
+        yield
+    finally:
+        _conditions.remove(condition)
+
+
 class StopRequest:
     """While entered, SIGINT and SIGTERM set ``received``; a second one takes its usual effect at once."""
 
     def __init__(self) -> None:
-        self.received = False
+        self._signalled = False
         self._previous: dict[signal.Signals, Any] = {}
+
+    @property
+    def received(self) -> bool:
+        """Whether a signal came, or a condition of :func:`stopping_when` holds."""
+        return self._signalled or any(condition() for condition in _conditions)
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # elsewhere Python refuses to set handlers
@@ -35,7 +59,7 @@ class StopRequest:
         self._restore()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.received = True
+        self._signalled = True
         self._restore()
 
     def _restore(self) -> None:

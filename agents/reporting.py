@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
 from tqdm import tqdm
 
 from gqn_rl.agents.artifacts import film_episodes, write_video
 from gqn_rl.agents.evaluation import Evaluation, deterministic
-from gqn_rl.types import SceneEncoder
 
 
 def say(text: str) -> None:
@@ -36,7 +36,7 @@ def describe(
     *,
     env_id: str,
     algorithm: str,
-    encoder: str | None,
+    eyes: str,
     result: Evaluation,
     random_policy: Mapping[str, Any],
     steps: int,
@@ -46,7 +46,8 @@ def describe(
 ) -> str:
     """One paragraph of plain English on what a run achieved, where it is, and how to watch it.
 
-    ``random_policy`` holds the ``score`` and ``success`` of uniformly random actions in the same episodes.
+    ``eyes`` says what the policy sees, ``random_policy`` holds the ``score`` and ``success`` of uniformly random
+    actions in the same episodes.
     """
     episodes = len(result.returns)
     if math.isnan(result.success):
@@ -55,7 +56,6 @@ def describe(
     else:
         achieved = f"succeeds in {result.success:.0%} of {episodes} held-out episodes (mean return {result.score:.2f})"
         compared = f"succeed in {random_policy['success']:.0%} (mean return {random_policy['score']:.2f})"
-    eyes = f"the scene vectors of encoder {encoder}" if encoder else "the environment's own observation"
     shown = "learning_curve.png" + (f", {video.name}" if video else "")
     return (
         f"After {steps:,} steps of {env_id} ({_duration(wall_s)}), the {algorithm} policy on {eyes} {achieved}; "
@@ -70,20 +70,19 @@ def film(
     env_id: str,
     env_kwargs: Mapping[str, Any],
     model: BaseAlgorithm,
-    encoder: SceneEncoder | None,
-    proprio: bool,
+    see: Callable[[VecEnv], VecEnv],
     episodes: int,
     first_seed: int = 0,
     check_stop: Callable[[], None] = lambda: None,
 ) -> Path | None:
     """Write a video of held-out episodes; where that fails, say why and return None.
 
+    ``see`` wraps the environment as it was for training.
+
     Renderers fail in ways of their own, which must not cost a trained policy its summary.
     """
     try:
-        frames, fps = film_episodes(
-            env_id, env_kwargs, deterministic(model), encoder, proprio, episodes, first_seed, check_stop
-        )
+        frames, fps = film_episodes(env_id, env_kwargs, deterministic(model), see, episodes, first_seed, check_stop)
         if frames:
             return write_video(path, frames, fps)
         reason = "the environment does not draw itself"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 from tqdm import tqdm
@@ -32,13 +33,18 @@ from gqn_rl.agents.reporting import describe, film, say, scores
 from gqn_rl.agents.runs import Row, RunFolder
 from gqn_rl.agents.seeding import HELD_OUT, stretch_seeds
 from gqn_rl.agents.tracking import Tracker, TrackingMode, check_tracking
-from gqn_rl.agents.vec_scene import encoder_hash
-from gqn_rl.config import Config
+from gqn_rl.agents.vec_scene import Context, encoder_hash
+from gqn_rl.config import Config, UserError
+from gqn_rl.encoder import GQNEncoder
 from gqn_rl.files import disk_errors, locked, read_json, write_bytes, write_json
 from gqn_rl.types import SceneEncoder
 
+#: What trains an encoder on.
+FINETUNING_POLICY: Final = "gqn_rl.agents.drq:CriticEncoderPolicy"
 #: Episodes in a run's video.
 FILMED: Final = 4
+#: What the policy sees, in the summary; of an encoder, its name.
+EYES: Final = {"pixels": "the pictures themselves", "observation": "the environment's own observation"}
 #: Evaluation environments that are stepped, and encoded, together.
 EVALUATION_BATCH: Final = 10
 
@@ -58,6 +64,12 @@ class AlgorithmConfig(Config):
     kwargs: dict[str, Any] = Field(default_factory=dict)  #: for its constructor
 
 
+class PixelsConfig(Config):
+    """What a policy on pictures sees of each view."""
+
+    stack: PositiveInt = 1  #: the newest picture and those just before, together
+
+
 class EvaluationConfig(Config):
     """How often, and how well, the policy is measured."""
 
@@ -70,7 +82,13 @@ class TrainConfig(Config):
 
     env: EnvConfig
     encoder: str | None = None  #: a name, a path, or ``module:Class``; None: the policy sees the observation itself
-    proprio: bool = True  #: whether the policy gets the proprioception beside the scene vector
+    #: The policy trains the encoder on, which is then a part of it. It and the replay buffer, which holds pictures, are
+    #: those of :mod:`gqn_rl.agents.drq`.
+    finetune: bool = False
+    pixels: PixelsConfig | None = None  #: the policy gets the pictures themselves, and no encoder
+    #: What the encoder's vector is of: the present views, or all since the episode began, which needs a static scene.
+    context: Context = "now"
+    proprio: bool = True  #: whether the policy gets the proprioception beside what it sees
     algorithm: AlgorithmConfig = AlgorithmConfig()
     total_steps: PositiveInt  #: environment steps, all environments together
     n_envs: PositiveInt = 1
@@ -81,7 +99,26 @@ class TrainConfig(Config):
     wandb: TrackingMode = "offline"
     threads: PositiveInt | None = None  #: PyTorch's threads; None leaves PyTorch's choice
     task: str | None = None  #: this run's name in tables; None: the environment's id
-    arm: str | None = None  #: what is compared, in tables; None: the encoder's name, or ``observation``
+    arm: str | None = None  #: what is compared, in tables; None: the encoder's name, ``pixels`` or ``observation``
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.pixels is not None and self.encoder is not None:
+            raise ValueError(f"with pixels there is no encoder: leave out encoder {self.encoder!r}, or pixels")
+        if self.finetune and self.encoder is None:
+            raise ValueError("finetune needs an encoder to begin with")
+        if self.finetune and self.algorithm.policy is not None:
+            raise ValueError(
+                f"finetune brings a policy of its own: leave out algorithm.policy {self.algorithm.policy!r}"
+            )
+        return self
+
+    @property
+    def eyes(self) -> str:
+        """What the policy sees, in a few words."""
+        if self.pixels is not None:
+            return "pixels"
+        return self.encoder or "observation"
 
 
 def train(folder: Path, config: TrainConfig, encoder: SceneEncoder | None = None) -> dict[str, Any]:
@@ -111,7 +148,7 @@ def train(folder: Path, config: TrainConfig, encoder: SceneEncoder | None = None
         stack.enter_context(locked(folder))
         begun = run.claim(config.to_dict(), fingerprint)
         checkpoint = _find_checkpoint(run) if begun else None
-        model = _load(algorithm, config, checkpoint, venv) if checkpoint else _fresh(algorithm, config, venv)
+        model = _load(algorithm, config, checkpoint, venv) if checkpoint else _fresh(algorithm, config, venv, encoder)
         if not begun:
             run.begin(config.to_dict(), config.encoder, fingerprint)
         elif changed := run.changed_versions():
@@ -177,10 +214,17 @@ def make_envs(config: TrainConfig, encoder: SceneEncoder | None, n_envs: int) ->
     _, seed = stretch_seeds(config.seed, 0)
     venv = make_vec_env(config.env.id, config.env.kwargs, n_envs, seed, config.workers)
     try:
-        return see_with(encoder, venv, config.proprio)
+        return see(config, encoder, venv)
     except BaseException:
         venv.close()
         raise
+
+
+def see(config: TrainConfig, encoder: SceneEncoder | None, venv: VecEnv) -> VecEnv:
+    """``venv`` as the policy of ``config`` sees it."""
+    if config.finetune:
+        return see_with(encoder, venv, config.proprio, pixel_stack=1, context=config.context)
+    return see_with(encoder, venv, config.proprio, config.pixels.stack if config.pixels else None, config.context)
 
 
 def _find_checkpoint(run: RunFolder) -> Checkpoint | None:
@@ -190,15 +234,17 @@ def _find_checkpoint(run: RunFolder) -> Checkpoint | None:
     return checkpoint
 
 
-def _fresh(algorithm: type[BaseAlgorithm], config: TrainConfig, venv: VecEnv) -> BaseAlgorithm:
-    return build_model(
-        algorithm,
-        venv,
-        policy=config.algorithm.policy,
-        kwargs=config.algorithm.kwargs,
-        total_steps=config.total_steps,
-        seed=config.seed,
-    )
+def _fresh(
+    algorithm: type[BaseAlgorithm], config: TrainConfig, venv: VecEnv, encoder: SceneEncoder | None
+) -> BaseAlgorithm:
+    policy, kwargs = config.algorithm.policy, config.algorithm.kwargs
+    if config.finetune:
+        if not isinstance(encoder, GQNEncoder):
+            raise UserError(f"finetune needs an encoder of gqn-rl's own, got {config.encoder!r}")
+        policy = FINETUNING_POLICY
+        pretrained = {"pretrained": encoder.without_generator()}
+        kwargs = {**kwargs, "policy_kwargs": {**kwargs.get("policy_kwargs", {}), **pretrained}}
+    return build_model(algorithm, venv, policy=policy, kwargs=kwargs, total_steps=config.total_steps, seed=config.seed)
 
 
 def _load(algorithm: type[BaseAlgorithm], config: TrainConfig, checkpoint: Checkpoint, venv: VecEnv) -> BaseAlgorithm:
@@ -232,7 +278,7 @@ def _save_model(model: BaseAlgorithm, path: Path) -> None:
 def _row(config: TrainConfig, step: int, result: Evaluation, clock: Clock) -> Row:
     return Row(
         task=config.task or config.env.id,
-        arm=config.arm or config.encoder or "observation",
+        arm=config.arm or config.eyes,
         seed=config.seed,
         step=step,
         score=result.score,
@@ -263,8 +309,7 @@ def _sum_up(
         env_id=config.env.id,
         env_kwargs=config.env.kwargs,
         model=model,
-        encoder=encoder,
-        proprio=config.proprio,
+        see=partial(see, config, encoder),
         episodes=FILMED,
         check_stop=check_stop,
     )
@@ -285,9 +330,9 @@ def _sum_up(
         "random": random_policy,
         "video": None if video is None else video.name,
         "text": describe(
-            env_id=config.env.id,
+            env_id=config.task or config.env.id,
             algorithm=config.algorithm.id,
-            encoder=config.encoder,
+            eyes=EYES.get(config.eyes, f"the scene vectors of encoder {config.encoder}"),
             result=result,
             random_policy=random_policy,
             steps=final.step,

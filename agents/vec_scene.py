@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -18,10 +18,13 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from torch import nn
 
 from gqn_rl.encoder import hash_tensors
-from gqn_rl.types import POSE_SIZE, SceneEncoder
+from gqn_rl.types import POSE_SIZE, AdditiveEncoder, SceneEncoder
+
+#: Which views the vector of a moment comes from: that moment's, or all that were seen since the episode began.
+Context = Literal["now", "episode"]
 
 #: The observation's parts: K views of one moment, their camera poses, and (optional) the robot's own sensors, and the
-#: frame in which it acts.
+#: frame in which it acts. Others, such as a goal, have names of their own.
 VIEW_KEYS: Final = ("images", "poses")
 PROPRIO_KEY: Final = "proprio"
 FRAME_KEY: Final = "frame"
@@ -29,7 +32,10 @@ FRAME_SIZE: Final = 4
 
 
 class SceneVector:
-    """Turns batches of views into policy inputs: the scene vector, followed by the proprioception.
+    """Turns batches of views into policy inputs: the scene vector, then the proprioception, then all other vectors.
+
+    Other vectors are what an environment says besides, such as the ``goal`` of RoomNavigate, in the order of its
+    observation space.
 
     The encoder is put in eval mode and its parameters need no gradients from here on. Where its vector holds points in
     the room and the robot knows its own place, the policy sees the points from there: what it has to do depends on
@@ -39,54 +45,70 @@ class SceneVector:
         encoder: anything with ``size`` and ``encode``. The first ``3 * encoder.points`` entries of its vector, if it
             says so, are coordinates in ``encoder.unit`` metres.
         observation_space: of one environment: ``Dict`` with ``images`` (K, H, W, 3) uint8, ``poses`` (K, 5) float32
-            and, optionally, ``proprio`` (P,) float32 and ``frame`` (4,) float32, x, y, z (m) and yaw (rad).
-        proprio: whether the proprioception and the frame, where there are any, are part of the policy's input.
+            and, optionally, ``proprio`` (P,) float32, ``frame`` (4,) float32, x, y, z (m) and yaw (rad), and any
+            number of other ``Box`` parts with one axis.
+        proprio: whether the proprioception and the frame, where there are any, are part of the policy's input. Other
+            vectors always are.
 
     Raises:
         ValueError: another observation space; the message names the keys and shapes needed and found.
     """
 
     def __init__(self, encoder: SceneEncoder, observation_space: spaces.Space[Any], proprio: bool = True) -> None:
-        parts = _check_space(observation_space)
+        parts = check_views(observation_space)
         self.encoder = encoder
         self._device = torch.device("cpu")
         for module in _modules(encoder):
             module.eval().requires_grad_(False)
             self._device = next((parameter.device for parameter in module.parameters()), self._device)
-        low, high = [np.full(encoder.size, -np.inf, np.float32)], [np.full(encoder.size, np.inf, np.float32)]
-        self._proprio = proprio and PROPRIO_KEY in parts.spaces
-        if self._proprio:
-            sensors = parts[PROPRIO_KEY]
-            assert isinstance(sensors, spaces.Box)
-            low.append(sensors.low.astype(np.float32))
-            high.append(sensors.high.astype(np.float32))
+        vectors = _vectors(parts, proprio)
+        unbounded = np.full(encoder.size, np.inf, np.float32)
+        self._vectors = tuple(vectors)
         self._points = int(getattr(encoder, "points", 0)) if proprio and FRAME_KEY in parts.spaces else 0
         self._unit = float(getattr(encoder, "unit", 1.0))
-        own = ((PROPRIO_KEY, self._proprio), (FRAME_KEY, self._points))
         #: The parts of an observation that are used.
-        self.keys = (*VIEW_KEYS, *(key for key, used in own if used))
-        #: Of one environment's policy input: (size + P,) float32.
-        self.space = spaces.Box(np.concatenate(low), np.concatenate(high), dtype=np.float32)
+        self.keys = (*VIEW_KEYS, *self._vectors, *((FRAME_KEY,) if self._points else ()))
+        #: Of one environment's policy input: (size + P + ...,) float32.
+        self.space = spaces.Box(
+            np.concatenate([-unbounded, *(box.low for box in vectors.values())], dtype=np.float32),
+            np.concatenate([unbounded, *(box.high for box in vectors.values())], dtype=np.float32),
+        )
 
     @torch.inference_mode()
     def __call__(self, observations: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """``images`` (B, K, H, W, 3), ``poses`` (B, K, 5), ``proprio`` (B, P), ``frame`` (B, 4) to (B, size + P)."""
+        return self._append("encode", self.encoder.encode(*self._views(observations)), observations)
+
+    @torch.inference_mode()
+    def share(self, observations: Mapping[str, NDArray[Any]]) -> torch.Tensor:
+        """What the views of ``observations`` add to what is known, (B, M), by an :class:`AdditiveEncoder`."""
+        return cast(AdditiveEncoder, self.encoder).share(*self._views(observations))
+
+    @torch.inference_mode()
+    def read(self, total: torch.Tensor, observations: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """The same as a call, but of the views whose shares add up to ``total`` (B, M)."""
+        return self._append("read", cast(AdditiveEncoder, self.encoder).read(total), observations)
+
+    def _views(self, observations: Mapping[str, NDArray[Any]]) -> tuple[torch.Tensor, torch.Tensor]:
         images = torch.as_tensor(observations["images"], device=self._device)
-        poses = torch.as_tensor(observations["poses"], dtype=torch.float32, device=self._device)
-        vectors = self.encoder.encode(images, poses)
-        if vectors.shape != (len(images), self.encoder.size):
+        return images, torch.as_tensor(observations["poses"], dtype=torch.float32, device=self._device)
+
+    def _append(
+        self, method: str, vectors: torch.Tensor, observations: Mapping[str, NDArray[Any]]
+    ) -> NDArray[np.float32]:
+        """Policy inputs of scene vectors (B, size) that the encoder's ``method`` returned."""
+        expected = (len(observations["poses"]), self.encoder.size)
+        if vectors.shape != expected:
             raise ValueError(
-                f"{type(self.encoder).__name__}.encode returned shape {tuple(vectors.shape)} for {len(images)} scenes; "
-                f"with size {self.encoder.size} it must be {(len(images), self.encoder.size)}"
+                f"{type(self.encoder).__name__}.{method} returned shape {tuple(vectors.shape)} for {expected[0]} "
+                f"scenes; with size {self.encoder.size} it must be {expected}"
             )
-        flat = vectors.float().cpu().numpy()
+        flat = vectors.float().cpu().numpy().copy()  # the encoder may keep what it returned
         if self._points:
             end = 3 * self._points
             points = flat[:, :end].reshape(len(flat), self._points, 3)
             flat[:, :end] = in_frame(points, observations[FRAME_KEY], self._unit).reshape(len(flat), end)
-        if self._proprio:
-            flat = np.concatenate([flat, observations[PROPRIO_KEY].astype(np.float32)], axis=1)
-        return flat
+        return np.concatenate([flat, *(observations[key] for key in self._vectors)], axis=1, dtype=np.float32)
 
 
 def in_frame(points: NDArray[Any], frames: NDArray[Any], unit: float = 1.0) -> NDArray[np.float32]:
@@ -94,46 +116,93 @@ def in_frame(points: NDArray[Any], frames: NDArray[Any], unit: float = 1.0) -> N
 
     Points come and go in ``unit`` metres.
     """
+    return tensor_in_frame(torch.as_tensor(points), torch.as_tensor(frames), unit).float().numpy()
+
+
+def tensor_in_frame(points: torch.Tensor, frames: torch.Tensor, unit: float = 1.0) -> torch.Tensor:
+    """:func:`in_frame` with gradients."""
     moved = points - frames[:, None, :3] / unit
-    cos, sin = np.cos(frames[:, None, 3]), np.sin(frames[:, None, 3])
-    x, y, z = moved[..., 0], moved[..., 1], moved[..., 2]
-    return np.stack([cos * x + sin * y, cos * y - sin * x, z], axis=-1).astype(np.float32)
+    cos, sin = frames[:, None, 3].cos(), frames[:, None, 3].sin()
+    x, y, z = moved.unbind(-1)
+    return torch.stack([cos * x + sin * y, cos * y - sin * x, z], dim=-1)
 
 
 class VecSceneObservation(VecEnvWrapper):
-    """A vectorised environment whose observations are scene vectors: ``Box`` (size + P,) float32.
+    """A vectorised environment whose observations are scene vectors: ``Box`` (size + P + ...,) float32.
 
     Also the last observation of every episode, ``infos[i]["terminal_observation"]``, is encoded, with its own
     poses: Stable-Baselines3 bootstraps from it. All of one step's views go through the encoder in one forward.
 
-    Args and errors are those of :class:`SceneVector`.
+    With ``context="episode"`` it is a running memory of the scene: the vector is that of all views since the episode
+    began, by the sum of their shares, so that no view is encoded twice. The last observation remembers its own episode.
+
+    Args:
+        venv: as :class:`SceneVector` needs it; for ``context="episode"``, whose scenes stay as they are within an
+            episode, and that says so (``static_scene = True``).
+        encoder: for ``context="episode"``, one that is also a :class:`gqn_rl.types.AdditiveEncoder`.
+        proprio: see :class:`SceneVector`.
+        context: ``now`` or ``episode``.
+
+    Raises:
+        ValueError: as :class:`SceneVector` says, or ``context`` is not valid for the environment or the encoder.
     """
 
-    def __init__(self, venv: VecEnv, encoder: SceneEncoder, proprio: bool = True) -> None:
+    def __init__(self, venv: VecEnv, encoder: SceneEncoder, proprio: bool = True, context: Context = "now") -> None:
+        _check_context(context, venv, encoder)
         self.scene_vector = SceneVector(encoder, venv.observation_space, proprio)
+        self._remembers = context == "episode"
         super().__init__(venv, observation_space=self.scene_vector.space)
 
     def reset(self) -> NDArray[np.float32]:
-        """First policy inputs (n_envs, size + P)."""
+        """First policy inputs (n_envs, size + P + ...)."""
         observations = self.venv.reset()
         assert isinstance(observations, dict)
-        return self.scene_vector(observations)
+        if not self._remembers:
+            return self.scene_vector(observations)
+        self._memory = self.scene_vector.share(observations)
+        return self.scene_vector.read(self._memory, observations)
 
     def step_wait(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
-        """Policy inputs (n_envs, size + P), rewards, dones and infos of the step begun by ``step_async``."""
+        """Policy inputs (n_envs, size + P + ...), rewards, dones and infos of the step begun by ``step_async``."""
         observations, rewards, dones, infos = self.venv.step_wait()
         assert isinstance(observations, dict)
-        ended = [info for info in infos if "terminal_observation" in info]
-        last = [info["terminal_observation"] for info in ended]
+        ended = [index for index, info in enumerate(infos) if "terminal_observation" in info]
+        last = [infos[index]["terminal_observation"] for index in ended]
         if last:
             observations = {
                 key: np.concatenate([observations[key], np.stack([one[key] for one in last])])
                 for key in self.scene_vector.keys
             }
-        flat = self.scene_vector(observations)
-        for info, vector in zip(ended, flat[self.num_envs :], strict=True):
-            info["terminal_observation"] = vector
+        flat = self._remember(observations, ended) if self._remembers else self.scene_vector(observations)
+        for index, vector in zip(ended, flat[self.num_envs :], strict=True):
+            infos[index]["terminal_observation"] = vector
         return flat[: self.num_envs], rewards, dones, infos
+
+    @torch.inference_mode()
+    def _remember(self, observations: Mapping[str, NDArray[Any]], ended: list[int]) -> NDArray[np.float32]:
+        """Policy inputs with memory; after the environments' observations come the last ones of those that ended."""
+        now, last = self.scene_vector.share(observations).tensor_split([self.num_envs])
+        last = self._memory[ended] + last
+        self._memory = self._memory + now
+        self._memory[ended] = now[ended]
+        return self.scene_vector.read(torch.cat([self._memory, last]), observations)
+
+
+def _check_context(context: Context, venv: VecEnv, encoder: SceneEncoder) -> None:
+    if context not in get_args(Context):
+        raise ValueError(f"context must be one of {', '.join(get_args(Context))}; got {context!r}")
+    if context == "now":
+        return
+    if not isinstance(encoder, AdditiveEncoder):
+        raise ValueError(
+            f"context 'episode' adds up views, and {type(encoder).__name__} has no methods share and read for it "
+            "(gqn_rl.types.AdditiveEncoder); valid: now"
+        )
+    if not (venv.has_attr("static_scene") and all(venv.get_attr("static_scene"))):
+        raise ValueError(
+            "context 'episode' adds up views of different moments, but this environment does not say that its scene "
+            "stays as it is within an episode (static_scene = True); valid: now"
+        )
 
 
 def encoder_hash(encoder: SceneEncoder) -> str:
@@ -161,9 +230,25 @@ def _modules(encoder: SceneEncoder) -> Iterator[nn.Module]:
         yield from (value for value in getattr(encoder, "__dict__", {}).values() if isinstance(value, nn.Module))
 
 
-def _check_space(space: spaces.Space[Any]) -> spaces.Dict:
+def _vectors(parts: spaces.Dict, proprio: bool) -> dict[str, spaces.Box]:
+    """What is appended to the scene vector: the proprioception, then all else that is neither views nor frame."""
+    own = (PROPRIO_KEY,) if proprio and PROPRIO_KEY in parts.spaces else ()
+    others = tuple(key for key in parts.spaces if key not in (*VIEW_KEYS, PROPRIO_KEY, FRAME_KEY))
+    vectors = {}
+    for key in (*own, *others):
+        part = parts[key]
+        if not isinstance(part, spaces.Box) or len(part.shape) != 1:
+            raise ValueError(
+                f"a scene vector is followed by other vectors, Box parts with one axis; found {key} {part}"
+            )
+        vectors[key] = part
+    return vectors
+
+
+def check_views(space: spaces.Space[Any], who: str = "an encoder") -> spaces.Dict:
+    """``space`` itself if ``who`` can see with it; raises ``ValueError`` naming what is needed and what was found."""
     needed = (
-        "an encoder needs a Dict observation with images (K, H, W, 3) uint8, poses (K, 5) float32 "
+        f"{who} needs a Dict observation with images (K, H, W, 3) uint8, poses (K, 5) float32 "
         "and, optionally, proprio (P,) and frame (4,) float32"
     )
     if not isinstance(space, spaces.Dict):

@@ -6,6 +6,7 @@ what it imagines) and a card (``.json``): configuration, camera, data recipe, co
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib
 import json
@@ -26,6 +27,8 @@ from gqn_rl.gqn import GQN, GQNConfig
 from gqn_rl.hub import SCHEME, download, find_reference, push_to_hub
 from gqn_rl.types import SceneEncoder, Views
 
+#: What stands before an encoder's name for the same encoder at initialisation.
+UNTRAINED = "untrained:"
 #: Where shipped encoders lie.
 SHIPPED = Path(__file__).resolve().parent / "pretrained"
 
@@ -70,12 +73,32 @@ class GQNEncoder(nn.Module):
     @torch.inference_mode()
     def encode(self, images: Tensor, poses: Tensor) -> Tensor:
         """``images`` (B, K, H, W, 3) uint8 and ``poses`` (B, K, 5) to (B, size) float32; K >= 1."""
-        shares = self.gqn.represent_views(Views(images, poses))
-        return (self.gqn.representation.vector(shares).float() - self.mean) @ self.projection
+        return self(images, poses)
 
     def forward(self, images: Tensor, poses: Tensor) -> Tensor:
-        """The same as :meth:`encode`."""
-        return self.encode(images, poses)
+        """The same as :meth:`encode`, with gradients for whoever trains the representation network on."""
+        return self.read(self.share(images, poses))
+
+    def share(self, images: Tensor, poses: Tensor) -> Tensor:
+        """What these views add to what is known of their scenes: (B, M) float32, to be added to other views' shares.
+
+        It ends with the number of views.
+        """
+        shares = self.gqn.represent_views(Views(images, poses)).float()
+        views = shares.new_full((len(shares), 1), shares.shape[1])
+        return torch.cat([shares.sum(dim=1).flatten(1), views], dim=1)
+
+    def read(self, total: Tensor) -> Tensor:
+        """The vectors (B, size) of scenes, of a sum of shares (B, M)."""
+        network = self.gqn.representation
+        summed = total[:, :-1].unflatten(1, network.out_shape)
+        return (network.vector_of_sum(summed, total[:, -1]).float() - self.mean) @ self.projection
+
+    def without_generator(self) -> GQNEncoder:
+        """A copy that encodes the same and can no longer draw: half the weights, for whoever only looks."""
+        other = copy.deepcopy(self)
+        other.gqn.generator = nn.Identity()  # type: ignore[assignment]
+        return other
 
     @property
     def fingerprint(self) -> str:
@@ -136,6 +159,19 @@ class GQNEncoder(nn.Module):
                 parts_of_vector.append(_principal(features, size))
             projection = torch.block_diag(*parts_of_vector)
         return cls(gqn, mean.clone(), projection.contiguous().clone(), card)
+
+    @classmethod
+    def untrained(cls, name: str | Path, seed: int = 0) -> GQNEncoder:
+        """What :meth:`from_pretrained` finds, at initialisation: a control that tells architecture from learning.
+
+        The weights are drawn anew from ``seed``. Mean and projection, which fit the trained network's vector to what
+        a policy expects, stay as they are.
+        """
+        trained = cls.from_pretrained(name)
+        with torch.random.fork_rng([]):
+            torch.manual_seed(seed)
+            gqn = GQN(trained.gqn.config)
+        return cls(gqn, trained.mean, trained.projection, trained.card)
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> GQNEncoder:
@@ -204,9 +240,13 @@ def shipped_encoders() -> list[str]:
 def load_encoder(spec: str) -> SceneEncoder:
     """What :meth:`GQNEncoder.from_pretrained` finds, or any class with ``encode`` and ``size`` by ``module:Class``.
 
+    ``untrained:`` before what the former would find gives the same encoder at initialisation.
+
     Raises:
         UserError: it does not exist, cannot be imported, or is no scene encoder.
     """
+    if spec.startswith(UNTRAINED):
+        return GQNEncoder.untrained(spec.removeprefix(UNTRAINED))
     if ":" not in spec or spec.startswith(SCHEME) or Path(spec).exists():
         return GQNEncoder.from_pretrained(spec)
     module_name, _, class_name = spec.partition(":")

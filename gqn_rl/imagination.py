@@ -142,7 +142,7 @@ def table(imagined: Imagined) -> list[Row]:
         numbers: list[float] = []
         for values in (error / imagined.mean_error, spread, surprise, contradicted):
             numbers += [float(values.mean()), float(NORMAL_95 * values.std(ddof=1) / np.sqrt(len(values)))]
-        rows.append(Row(views, *numbers, float((contradicted > surprise).mean())))
+        rows.append(Row._make([views, *numbers, float((contradicted > surprise).mean())]))
     return rows
 
 

@@ -43,7 +43,11 @@ class Representation(nn.Module):
 
     def vector(self, shares: Tensor) -> Tensor:
         """One flat vector (B, D) of shares (B, K, *out_shape) whose scale does not depend on K."""
-        return shares.mean(dim=1).flatten(1)
+        return self.vector_of_sum(shares.sum(dim=1), shares.new_full((len(shares),), shares.shape[1]))
+
+    def vector_of_sum(self, total: Tensor, views: Tensor) -> Tensor:
+        """:meth:`vector` of any shares with the sum ``total`` (B, *out_shape); ``views`` (B,) says of how many each."""
+        return (total / views[:, None, None, None]).flatten(1)
 
     def features(self, shares: Tensor) -> Tensor:
         """Of shares (N, *out_shape), what has no place in the room: (N, F)."""

@@ -223,5 +223,5 @@ class PointAttention(Representation):
         points = means(self.gaussians(total) + self.prior).flatten(1)
         return torch.cat([points, self.features(total)], dim=1)[:, :, None, None]
 
-    def vector(self, shares: Tensor) -> Tensor:
-        return self.read(shares.sum(dim=1)).flatten(1)
+    def vector_of_sum(self, total: Tensor, views: Tensor) -> Tensor:
+        return self.read(total).flatten(1)

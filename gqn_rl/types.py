@@ -95,3 +95,20 @@ class SceneEncoder(Protocol):
     def encode(self, images: Tensor, poses: Tensor) -> Tensor:
         """``images`` (B, K, H, W, 3) uint8 and ``poses`` (B, K, 5) float32 to (B, size) float32."""
         ...
+
+
+@runtime_checkable
+class AdditiveEncoder(Protocol):
+    """What a scene encoder needs besides for ``context="episode"``: views of several moments, encoded together.
+
+    As in a GQN, a view adds its share to what is known of a scene, whatever was seen before: ``read`` of the shares'
+    sum is what ``encode`` says of all the views at once.
+    """
+
+    def share(self, images: Tensor, poses: Tensor) -> Tensor:
+        """``images`` (B, K, H, W, 3) uint8 and ``poses`` (B, K, 5) float32 to what they add up to, (B, M) float32."""
+        ...
+
+    def read(self, total: Tensor) -> Tensor:
+        """A sum of shares (B, M) to (B, size) float32."""
+        ...

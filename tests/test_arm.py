@@ -25,7 +25,6 @@ from gqn_rl.envs.arm import (
     SCENE_HAND_DISTANCE,
     SCENE_HAND_HEIGHT,
     SCENE_SPREAD,
-    SMALLEST_MOVE,
     START_DISTANCE,
     TARGET_COLOR,
     TARGET_DISTANCE,
@@ -33,6 +32,7 @@ from gqn_rl.envs.arm import (
     TARGET_RADIUS,
     ArmReach,
 )
+from gqn_rl.envs.base import SMALLEST_MOVE
 from gqn_rl.envs.renderer import FAST, SMOOTH, SceneRenderer
 from gqn_rl.types import Perturbable, SceneSource
 

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from gqn_rl.agents.artifacts import compose_frame, draw_learning_curve, film_episodes, views_in, write_video
-from gqn_rl.agents.build import make_vec_env
+from gqn_rl.agents.build import make_vec_env, see_with
 from gqn_rl.agents.evaluation import Evaluation, evaluate, uniform_random
 from gqn_rl.agents.replay import replay
 from gqn_rl.agents.reporting import describe, film, say
@@ -168,7 +169,7 @@ def test_film_shows_the_episodes_that_evaluation_counts() -> None:
         taken.append(observations.copy())
         return np.zeros((len(observations), 2), np.float32)
 
-    frames, fps = film_episodes(TOY_ID, {}, policy, encoder, proprio=True, episodes=2, first_seed=3)
+    frames, fps = film_episodes(TOY_ID, {}, policy, partial(see_with, encoder), episodes=2, first_seed=3)
     assert fps == 10
     assert len(frames) == 2 * (1 + EPISODE + 5)  # the first observation, every step, half a second's pause
     filmed, taken = taken, []
@@ -226,7 +227,7 @@ def test_film_that_fails_costs_no_more_than_a_note(
 
     monkeypatch.setattr("conftest.ToyReach.render", broken)
     model: Any = None
-    arguments: dict[str, Any] = {"env_id": TOY_ID, "env_kwargs": {}, "encoder": ToyEncoder(), "proprio": True}
+    arguments: dict[str, Any] = {"env_id": TOY_ID, "env_kwargs": {}, "see": partial(see_with, ToyEncoder())}
     assert film(tmp_path / "film.mp4", model=model, episodes=1, **arguments) is None
     assert "note: no video (RuntimeError: no display)" in capsys.readouterr().out
 
@@ -259,7 +260,7 @@ def test_summary_says_what_was_achieved_and_by_chance(success: float, words: str
     text = describe(
         env_id="gqn_rl/ArmReach-v0",
         algorithm="SAC",
-        encoder="arm-reach",
+        eyes="the scene vectors of encoder arm-reach",
         result=result,
         random_policy={"score": -9.0, "success": None if math.isnan(success) else 0.02},
         steps=15_000,

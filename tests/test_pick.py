@@ -11,16 +11,20 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from conftest import ROOT
 from gymnasium.utils.env_checker import check_env
 from numpy.typing import NDArray
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import gqn_rl  # noqa: F401 - registers the environments
+from gqn_rl.data import RecordConfig, describe_source
 from gqn_rl.envs import kinova
+from gqn_rl.envs.base import SMALLEST_MOVE
 from gqn_rl.envs.pick import (
     BALL_AREA,
     BALL_RADIUS,
     CONTROL_STEP,
+    FINGER_RANGE,
     FIXED,
     HAND_SPEED,
     LENGTH_UNIT,
@@ -34,7 +38,7 @@ from gqn_rl.envs.pick import (
     WORKSPACE,
     ArmPick,
 )
-from gqn_rl.types import SceneSource
+from gqn_rl.types import Perturbable, SceneSource
 
 ID = "gqn_rl/ArmPick-v0"
 STEPS = 50
@@ -212,13 +216,17 @@ def test_fingers_go_where_they_are_told() -> None:
 
 
 def test_dense_reward_is_its_formula() -> None:
+    stages = set()
     with pick() as env:
-        _, info = env.reset(seed=3)
-        for _ in range(30):
-            _, reward, _, _, info = env.step(env.action_space.sample())
-            lifted = min(max(info["height"] / 0.1, 0.0), 1.0)
-            expected = 0.2 * (1 - np.tanh(info["distance"] / 0.1)) + info["held"] * (0.3 + 0.5 * lifted)
-            np.testing.assert_allclose(reward, expected)
+        env.reset(seed=3)
+        script = Script()
+        for _ in range(STEPS):
+            _, reward, _, _, info = env.step(script(env))
+            stages.add((info["held"], info["is_success"]))
+            lifted = min(max(info["height"] / 0.1, 0.0), 1.0) ** 0.5
+            expected = 0.2 * (1 - np.tanh(info["distance"] / 0.1)) + info["held"] * (0.3 + 0.4 * lifted)
+            np.testing.assert_allclose(reward, expected + 0.1 * info["is_success"])
+    assert stages == {(False, False), (True, False), (True, True)}
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -400,16 +408,49 @@ def test_is_a_scene_source_whose_factors_are_independent() -> None:
             model = env.model
             return env.state(), model.geom_matid.tobytes() + model.light_pos.tobytes() + model.light_diffuse.tobytes()
 
-        for seed in range(5):
+        assert isinstance(env, Perturbable)
+        for seed, change in itertools.product(range(5), (env.draw_factor, env.perturb_factor)):
             for factor in env.scene_factors:
                 state, appearance = look()
-                env.draw_factor(factor, np.random.default_rng([seed, len(factor)]))
+                change(factor, np.random.default_rng([seed, len(factor)]))
                 state_now, appearance_now = look()
                 assert np.array_equal(state_now[arm], state[arm]) == (factor != "arm")
                 assert np.array_equal(state_now[target], state[target]) == (factor != "target")
                 assert (appearance_now == appearance) == (factor != "appearance")
-        with pytest.raises(ValueError, match="target, arm, appearance"):
-            env.draw_factor("leg", np.random.default_rng(0))
+        for change in (env.draw_factor, env.perturb_factor):
+            with pytest.raises(ValueError, match="target, arm, appearance"):
+                change("leg", np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(("factor", "group"), [("target", "target"), ("arm", "hand")])
+def test_perturbed_scenes_are_scenes_nearer_than_others(factor: str, group: str) -> None:
+    moved, others = [], []
+    with pick(randomize=RANDOMIZATIONS) as env:
+        part = env.state_groups[group]
+        for seed in range(60):
+            env.new_scene(np.random.default_rng([seed, 0]))
+            before, color = env.state(), env.model.geom("ball").rgba.copy()
+            env.perturb_factor(factor, np.random.default_rng([seed, 1]))
+            after = env.state()
+            assert (after[part] > WORKSPACE[0] - 1e-4).all()
+            assert (after[part] < WORKSPACE[1] + 1e-4).all()
+            assert after[env.state_groups["target"]][2] > TABLE_TOP + BALL_RADIUS - 1e-6
+            fingers = env.data.qpos[env._finger_qpos]
+            assert FINGER_RANGE[0] <= fingers[0] <= FINGER_RANGE[1]
+            np.testing.assert_array_equal(fingers, fingers[0])
+            np.testing.assert_array_equal(env.model.geom("ball").rgba, color)
+            env.draw_factor(factor, np.random.default_rng([seed, 2]))
+            moved.append(np.linalg.norm(after[part] - before[part]))
+            others.append(np.linalg.norm(env.state()[part] - before[part]))
+    assert min(moved) > 0.005
+    assert SMALLEST_MOVE * np.mean(others) < np.mean(moved) < 0.8 * np.mean(others)
+
+
+def test_the_committed_recording_can_be_made() -> None:
+    config = RecordConfig.from_yaml(ROOT / "configs" / "record" / "pick.yaml")
+    assert config.env == ID
+    with pick(obs_mode="views", **config.env_kwargs) as env:
+        assert describe_source(env, config).shape[:2] == (config.scenes, config.views)
 
 
 def test_recorded_scenes_show_the_ball_on_the_table_and_above_and_the_hand_all_over() -> None:

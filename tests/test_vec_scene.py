@@ -3,23 +3,58 @@
 from __future__ import annotations
 
 import copy
+import shutil
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import EPISODE, TOY_ID, ToyEncoder
+from conftest import EPISODE, TOY_ID, ToyEncoder, ToyReach, toy_values
 from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3 import SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
+from torch import Tensor
 
-from gqn_rl.agents.build import make_vec_env
+from gqn_rl.agents.build import make_vec_env, see_with
+from gqn_rl.agents.training import TrainConfig, train
 from gqn_rl.agents.vec_scene import SceneVector, VecSceneObservation, encoder_hash, in_frame
-from gqn_rl.encoder import load_encoder
+from gqn_rl.cameras import CONVENTION
+from gqn_rl.config import UserError
+from gqn_rl.encoder import GQNEncoder, load_encoder
+from gqn_rl.gqn import GQN, GQNConfig
+from gqn_rl.types import AdditiveEncoder, Views
 
 STEPS = 3 * EPISODE + 2
+STILL_ID = "toy/Still-v0"
+
+
+class StillToy(ToyReach):
+    """The toy, which says that nothing moves; what a memory adds up does not care."""
+
+    static_scene = True
+
+
+class AdditiveToy(ToyEncoder):
+    """Adds up pixels and poses of however many views, and reads something that is not linear in the sum."""
+
+    def encode(self, images: Tensor, poses: Tensor) -> Tensor:
+        return self.read(self.share(images, poses))
+
+    def share(self, images: Tensor, poses: Tensor) -> Tensor:
+        self.calls.append(len(images))
+        rows = torch.einsum("bkhwc,h->bc", images.float(), torch.arange(images.shape[2], dtype=torch.float32))
+        return torch.cat([rows, poses.sum(1), torch.full((len(images), 1), float(images.shape[1]))], dim=1)
+
+    def read(self, total: Tensor) -> Tensor:
+        squares = (total / 32).square()
+        return squares[:, : self.size] - squares[:, -1:]
+
+
+if STILL_ID not in gym.registry:
+    gym.register(STILL_ID, entry_point=f"{__name__}:StillToy", max_episode_steps=EPISODE)
 
 
 def toy_envs(n_envs: int, **kwargs: Any) -> VecEnv:
@@ -219,3 +254,232 @@ def test_a_frame_of_another_size_is_refused() -> None:
     parts = {**space.spaces, "frame": spaces.Box(-1, 1, (3,), np.float32)}
     with pytest.raises(ValueError, match="frame"):
         SceneVector(ToyEncoder(), spaces.Dict(parts))
+
+
+# What an environment says besides ---------------------------------------------------------------------------------
+
+
+def test_a_goal_follows_the_proprioception_and_stays_without_it() -> None:
+    env, encoder = gym.make("gqn_rl:gqn_rl/RoomNavigate-v0", image_size=16), _encoder("points")
+    observation, _ = env.reset(seed=0)
+    batch = {key: value[None] for key, value in observation.items()}
+    both, alone = SceneVector(encoder, env.observation_space), SceneVector(encoder, env.observation_space, False)
+    seen, bare = both(batch)[0], alone(batch)[0]
+    size, end = encoder.size, 3 * encoder.points
+    np.testing.assert_array_equal(seen[size:], np.concatenate([observation["proprio"], observation["goal"]]))
+    np.testing.assert_array_equal(bare[size:], observation["goal"])
+    assert both.space.contains(seen)
+    assert alone.space.contains(bare)
+    np.testing.assert_array_equal(alone.space.high[size:], np.ones(len(observation["goal"])))  # it keeps its bounds
+    room = encoder.encode(torch.as_tensor(batch["images"]), torch.as_tensor(batch["poses"])).numpy()
+    own = in_frame(room[:, :end].reshape(1, -1, 3), batch["frame"], encoder.unit)
+    assert observation["frame"][3] != 0  # the agent's yaw
+    np.testing.assert_allclose(seen[:end], own.ravel(), rtol=1e-6)
+    np.testing.assert_array_equal(bare[:end], room[0, :end])
+    env.close()
+
+
+def test_all_other_vectors_are_appended_in_the_order_of_the_space() -> None:
+    parts: dict[str, spaces.Space[Any]] = {"wish": spaces.Box(-1, 1, (2,)), "goal": spaces.Box(0, 9, (3,), np.uint8)}
+    space = spaces.Dict({"images": IMAGES, "poses": POSES, "proprio": spaces.Box(-1, 1, (1,)), **parts})
+    batch = {key: value[None] for key, value in space.sample().items()}
+    seen = SceneVector(AdditiveToy(), space)(batch)
+    others = [key for key in space.spaces if key in parts]
+    np.testing.assert_array_equal(seen[0, 6:], np.concatenate([batch[key][0] for key in ("proprio", *others)]))
+    assert seen.dtype == np.float32
+
+
+@pytest.mark.parametrize("part", [spaces.Discrete(3), spaces.Box(0, 1, (4, 4)), spaces.Dict(x=IMAGES)])
+def test_other_parts_that_are_no_vectors_are_named(part: spaces.Space[Any]) -> None:
+    with pytest.raises(ValueError, match="Box parts with one axis; found map"):
+        SceneVector(ToyEncoder(), spaces.Dict({"images": IMAGES, "poses": POSES, "map": part}))
+
+
+# A memory of the scene ---------------------------------------------------------------------------------------------
+
+
+def still_envs(n_envs: int, **kwargs: Any) -> VecEnv:
+    return make_vec_env(STILL_ID, kwargs, n_envs, seed=5)
+
+
+def _views(scenes: int, views: int) -> Views:
+    torch.manual_seed(0)
+    return Views(torch.randint(0, 256, (scenes, views, 16, 16, 3), dtype=torch.uint8), torch.randn(scenes, views, 5))
+
+
+def _encoder(kind: str, channels: int = 0) -> GQNEncoder:
+    """An encoder of ours at initialisation."""
+    torch.manual_seed(1)
+    gqn = GQNConfig.from_mapping(
+        {
+            "image_size": 16,
+            "length_scale": 2.0,
+            "representation": {"kind": kind, "channels": channels, "width": 8, "heads": 2, "token_channels": 8},
+            "generator": {"channels": 4, "steps": 1, "canvas_channels": 8, "mixing_channels": 8},
+        }
+    )
+    camera = {"convention": CONVENTION, "fovy": 60.0, "image_size": [16, 16], "renderer": "mujoco 3.8.1"}
+    return GQNEncoder.from_gqn(GQN(gqn), _views(32, 2), {"camera": camera})
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("terminate", [False, True])
+def test_a_memory_equals_encoding_all_views_so_far_at_once(n_envs: int, terminate: bool) -> None:
+    encoder, rng = AdditiveToy(), np.random.default_rng(0)
+    spy = Spy(still_envs(n_envs, terminate=terminate))
+    venv = VecSceneObservation(spy, encoder, context="episode")
+    seen = venv.reset()
+    episodes = [[{key: value[i] for key, value in spy.observations.items()}] for i in range(n_envs)]
+
+    def slow(episode: list[dict[str, NDArray[Any]]]) -> NDArray[np.float32]:
+        images, poses = (torch.as_tensor(np.concatenate([one[key] for one in episode])) for key in ("images", "poses"))
+        return np.concatenate([encoder.encode(images[None], poses[None])[0].numpy(), episode[-1]["proprio"]])
+
+    ends = 0
+    for step in range(STEPS + 1):
+        np.testing.assert_array_equal(seen, np.stack([slow(episode) for episode in episodes]))
+        if step == STEPS:
+            break
+        seen, _, dones, infos = venv.step(rng.uniform(-1, 1, (n_envs, 2)))
+        for i in range(n_envs):
+            now = {key: value[i] for key, value in spy.observations.items()}
+            if dones[i]:
+                ends += 1
+                episodes[i].append(spy.infos[i]["terminal_observation"])
+                np.testing.assert_array_equal(infos[i]["terminal_observation"], slow(episodes[i]))
+                episodes[i] = []
+            episodes[i].append(now)
+    assert ends >= 3 * n_envs
+
+
+def test_a_memory_encodes_every_view_once_in_one_forward_a_step() -> None:
+    encoder = AdditiveToy()
+    venv = VecSceneObservation(still_envs(3), encoder, context="episode")
+    venv.reset()
+    for _ in range(EPISODE):
+        venv.step(np.zeros((3, 2)))
+    assert encoder.calls == [3] * EPISODE + [6]
+
+
+def test_with_one_step_an_episode_a_memory_holds_what_is_seen_now() -> None:
+    encoder, rng = AdditiveToy(), np.random.default_rng(0)
+    now = VecSceneObservation(still_envs(2, max_episode_steps=1), encoder)
+    episode = VecSceneObservation(still_envs(2, max_episode_steps=1), encoder, context="episode")
+    np.testing.assert_array_equal(now.reset(), episode.reset())
+    for _ in range(5):
+        actions = rng.uniform(-1, 1, (2, 2))
+        (first, *_, one), (second, *_, other) = now.step(actions), episode.step(actions)
+        np.testing.assert_array_equal(first, second)
+        for a, b in zip(one, other, strict=True):  # but an episode's last observation is of two moments
+            assert not np.array_equal(a["terminal_observation"], b["terminal_observation"])
+
+
+def test_a_reset_forgets() -> None:
+    venv = VecSceneObservation(still_envs(2), AdditiveToy(), context="episode")
+    first = venv.reset()
+    for _ in range(3):
+        later = venv.step(np.ones((2, 2)))[0]
+    assert not np.array_equal(later, first)
+    venv.seed(5)
+    np.testing.assert_array_equal(venv.reset(), first)
+
+
+@pytest.mark.parametrize(
+    ("kind", "channels"), [("pyramid", 8), ("tower", 4), ("pool", 8), ("ray", 8), ("points", 0), ("points", 5)]
+)
+def test_every_network_of_ours_adds_up_views_in_any_order_and_grouping(kind: str, channels: int) -> None:
+    encoder, views = _encoder(kind, channels), _views(3, 6)
+    assert isinstance(encoder, AdditiveEncoder)
+    at_once = encoder.encode(*views)
+
+    def of(order: list[int]) -> Tensor:
+        return encoder.share(views.images[:, order], views.poses[:, order])
+
+    close = {"atol": 1e-4, "rtol": 1e-4}
+    torch.testing.assert_close(encoder.read(of([0, 1, 2, 3, 4, 5])), at_once)
+    torch.testing.assert_close(encoder.read(of([5, 2, 0]) + of([1]) + of([4, 3])), at_once, **close)
+    assert not torch.allclose(encoder.read(of([0, 1, 2])), at_once, atol=1e-2)
+
+
+def test_a_memory_of_a_room_is_that_of_all_views_from_where_the_agent_is() -> None:
+    encoder, views = _encoder("points", 3), 2
+    spy = Spy(make_vec_env("gqn_rl:gqn_rl/RoomNavigate-v0", {"image_size": 16, "views": views}, 2, seed=0))
+    venv = VecSceneObservation(spy, encoder, context="episode")
+    now = SceneVector(encoder, spy.observation_space)
+    seen, images, poses = venv.reset(), [], []
+    for step in range(5):
+        if step:
+            seen, _, dones, _ = venv.step(np.tile([0.8, 0.1], (2, 1)))
+            assert not dones.any()
+        images.append(spy.observations["images"])
+        poses.append(spy.observations["poses"])
+        all_views = {"images": np.concatenate(images, axis=1), "poses": np.concatenate(poses, axis=1)}
+        np.testing.assert_allclose(seen, now({**spy.observations, **all_views}), atol=1e-3)
+    venv.close()
+
+
+@pytest.mark.parametrize("spread", [1.0, 0.0], ids=["all-round", "one-place"])
+def test_sums_of_hundreds_of_views_stay_finite_and_accurate(spread: float) -> None:
+    """Precisions grow with every view; views of one place tell little along the ray, the hardest sums to read."""
+    env, encoder = gym.make("gqn_rl:gqn_rl/ArmReach-v0", cameras="moving"), load_encoder("arm-reach")
+    assert isinstance(encoder, GQNEncoder)
+    source: Any = env.unwrapped
+    source.new_scene(np.random.default_rng(0))
+    rng = np.random.default_rng(1)
+    poses = np.stack([source.sample_pose(rng) for _ in range(50)])
+    poses = np.where(spread > 0, poses, poses[0] + rng.normal(scale=0.01, size=poses.shape)).astype(np.float32)
+
+    def batch(i: int) -> tuple[Tensor, Tensor]:
+        return torch.as_tensor(source.render_view(poses[i]))[None, None], torch.as_tensor(poses[None, [i]])
+
+    with torch.inference_mode():
+        shares = torch.stack([encoder.share(*batch(i)) for i in range(50)])
+        total = torch.zeros_like(shares[0])
+        for count in range(1, 401):
+            total = total + shares[(count - 1) % 50]
+            if count not in (1, 50, 400):
+                continue
+            exact = shares.double().repeat(8, 1, 1)[:count].sum(0)
+            network, end = encoder.gqn.representation, 3 * encoder.points
+            summed = exact[:, :-1].unflatten(1, network.out_shape)
+            points = network.vector_of_sum(summed, exact[:, -1])[:, :end] * encoder.gqn.config.length_scale
+            read = encoder.read(total)
+            assert torch.isfinite(read).all()
+            torch.testing.assert_close(read[:, :end].double() * encoder.unit, points, atol=0.005, rtol=0)  # metres
+    env.close()
+
+
+def test_training_with_a_memory_resumes_exactly(tmp_path: Path) -> None:
+    """Episodes begin anew at a checkpoint, here in the middle of one, and so does the memory."""
+    values = toy_values(total_steps=110, checkpoint_every=44, evaluation__every=100, context="episode")
+    values["env"]["id"] = f"{__name__}:{STILL_ID}"
+    config = TrainConfig.from_mapping(values)
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    train(whole, config, AdditiveToy())
+    shutil.copytree(whole, resumed)
+    for name in ("summary.json", "final_model.zip"):  # as if killed after its last checkpoint
+        (resumed / name).unlink()
+    train(resumed, config, AdditiveToy())
+    first, second = (SAC.load(folder / "final_model.zip").policy.state_dict() for folder in (whole, resumed))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_memory_needs_a_static_scene_and_an_encoder_that_adds_up() -> None:
+    for venv in (toy_envs(1), make_vec_env("gqn_rl:gqn_rl/ArmReach-v0", {"image_size": 16}, 1, seed=0)):
+        with pytest.raises(
+            ValueError, match=r"does not say that its scene stays .* \(static_scene = True\); valid: now"
+        ):
+            VecSceneObservation(venv, AdditiveToy(), context="episode")
+        venv.close()
+    with pytest.raises(ValueError, match=r"ToyEncoder has no methods share and read .* valid: now"):
+        VecSceneObservation(still_envs(1), ToyEncoder(), context="episode")
+    with pytest.raises(ValueError, match="context must be one of now, episode; got 'always'"):
+        VecSceneObservation(still_envs(1), AdditiveToy(), context="always")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="valid: now"):
+        see_with(ToyEncoder(), still_envs(1), context="episode")
+    for encoder, stack in ((None, None), (AdditiveToy(), 1)):
+        with pytest.raises(UserError, match=r"context 'episode' needs an encoder.* valid here: now"):
+            see_with(encoder, still_envs(1), pixel_stack=stack, context="episode")
+    with pytest.raises(UserError, match="context"):
+        TrainConfig.from_mapping(toy_values(context="always"))

@@ -1,0 +1,229 @@
+"""The benchmark's grid: task x arm x seed from YAML files, each cell one ordinary training run.
+
+A file names its task, what all arms share, and of each arm only what differs::
+
+    task: arm_reach_fixed
+    shared:
+      env: {id: gqn_rl/ArmReach-v0, kwargs: {obs_mode: views, views: 2}}
+      total_steps: 20000
+    arms:
+      state: {env: {kwargs: {obs_mode: state}}}
+      gqn: {encoder: arm-reach}
+      pixels: {pixels: {stack: 1}, total_steps: 60000}
+
+``shared`` and an arm, laid over it key by key, are a :class:`gqn_rl.agents.training.TrainConfig`.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, Self
+
+import numpy as np
+from gymnasium import spaces
+from pydantic import Field, StringConstraints, model_validator
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from gqn_rl.agents.build import check_algorithm_kwargs, resolve_algorithm
+from gqn_rl.agents.checkpoints import has_replay, replay_buffer
+from gqn_rl.agents.runs import RunFolder, check_same_config
+from gqn_rl.agents.training import TrainConfig, _fresh, make_envs
+from gqn_rl.agents.vec_scene import encoder_hash
+from gqn_rl.config import Config, UserError, read_yaml
+from gqn_rl.encoder import UNTRAINED, load_encoder
+from gqn_rl.types import SceneEncoder
+
+#: Of a task or an arm: it becomes part of file names.
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+#: What the benchmark itself sets in every run.
+OURS: Final = ("task", "arm", "seed")
+#: What it sets unless the file does. One thread a run: two runs with one thread each are faster than one after the
+#: other with two, since SAC's small networks gain little from a second one.
+DEFAULTS: Final = {"wandb": "disabled", "threads": 1}
+
+
+class BenchmarkConfig(Config):
+    """One task, and the arms that are compared on it."""
+
+    task: Name
+    shared: dict[str, Any]  #: what all arms have in common, keys of ``TrainConfig``
+    arms: dict[Name, dict[str, Any]] = Field(min_length=1)  #: by name, what differs; {} for nothing
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for where, values in [("shared", self.shared), *((f"arm {name!r}", arm) for name, arm in self.arms.items())]:
+            for key in OURS:
+                if key in values:
+                    raise ValueError(f"{where} sets {key!r}, which the benchmark does itself")
+        return self
+
+    def train_config(self, arm: str, seed: int, source: str = "benchmark") -> TrainConfig:
+        """The run of ``arm`` with ``seed``; raises :class:`UserError` naming the arm and the key."""
+        values = merged(merged(DEFAULTS, self.shared), self.arms[arm])
+        values |= {"task": self.task, "arm": arm, "seed": seed}
+        return TrainConfig.from_mapping(values, source=f"{source}, arm {arm!r}")
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``changes`` laid over ``base``: mappings key by key, anything else replaces what was there."""
+    values = copy.deepcopy(dict(base))
+    for key, change in changes.items():
+        old = values.get(key)
+        if isinstance(old, Mapping) and isinstance(change, Mapping):
+            values[key] = merged(old, change)
+        else:
+            values[key] = copy.deepcopy(change)
+    return values
+
+
+@dataclass(frozen=True)
+class Job:
+    """One cell of the grid."""
+
+    config: TrainConfig
+    folder: Path  #: of the run
+    results: Path  #: of its CSV and JSON files, without their suffixes
+
+    @property
+    def name(self) -> str:
+        """``task/arm-seedN``."""
+        return f"{self.config.task}/{self.config.arm}-seed{self.config.seed}"
+
+    @property
+    def run(self) -> RunFolder:
+        """The files of the run."""
+        return RunFolder(self.folder)
+
+    @property
+    def log(self) -> Path:
+        """What the run prints."""
+        return self.folder.with_name(f"{self.folder.name}.log")
+
+
+def expand(
+    paths: Sequence[Path], seeds: Sequence[int], runs: Path, results: Path, arms: Sequence[str] | None = None
+) -> list[Job]:
+    """All cells of the grids in ``paths``, seed by seed, so that soon there is one run of everything.
+
+    ``arms`` picks some by name. Raises :class:`UserError` for a file that is wrong, an arm that is in none of them,
+    and a task that is in two.
+    """
+    grids: dict[str, tuple[Path, BenchmarkConfig]] = {}
+    for path in paths:
+        config = BenchmarkConfig.from_mapping(read_yaml(path), source=str(path))
+        if config.task in grids:
+            raise UserError(f"{path} is of task {config.task!r}, as {grids[config.task][0]} is")
+        grids[config.task] = (path, config)
+    known = list(dict.fromkeys(arm for _, config in grids.values() for arm in config.arms))
+    for arm in arms or ():
+        if arm not in known:
+            close = difflib.get_close_matches(arm, known, n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise UserError(f"no arm {arm!r}{hint}; there are {', '.join(known)}")
+    return [
+        Job(
+            config.train_config(arm, seed, str(path)),
+            runs / task / f"{arm}-seed{seed}",
+            results / task / f"{arm}-seed{seed}",
+        )
+        for seed in dict.fromkeys(seeds)
+        for task, (path, config) in grids.items()
+        for arm in config.arms
+        if arms is None or arm in arms
+    ]
+
+
+@dataclass(frozen=True)
+class ArmFacts:
+    """What is known of an arm before it runs."""
+
+    encoder_hash: str | None
+    replay_bytes: int | None  #: of the full replay buffer; None without one
+    views: int  #: images in an observation
+    pretraining_frames: int | None  #: that the encoder has seen before; None without an encoder, or if it does not say
+    pretraining_cpu_s: float | None  #: processor seconds of that
+
+
+def check(jobs: Iterable[Job]) -> dict[tuple[str, str], ArmFacts]:
+    """Build what each arm needs once, and compare its runs with what is in their folders.
+
+    Returns facts by (task, arm). Raises :class:`UserError`, with the arm's name, for whatever would stop it: an
+    environment, encoder or algorithm that cannot be had, and a folder with another run.
+    """
+    facts: dict[tuple[str, str], ArmFacts] = {}
+    for job in jobs:
+        key = (str(job.config.task), str(job.config.arm))
+        try:
+            if key not in facts:
+                facts[key] = _examine(job.config)
+            if job.run.config.exists():
+                # Read as a configuration: keys that came later have their defaults.
+                old = TrainConfig.from_yaml(job.run.config)
+                check_same_config(job.folder, old.to_dict(), job.config.to_dict())
+                job.run.check_encoder(facts[key].encoder_hash)
+        except UserError as error:
+            raise UserError(f"task {key[0]!r}, arm {key[1]!r}: {reworded(error)}") from None
+    return facts
+
+
+def reworded(error: UserError) -> str:
+    """What ``train`` would say, by this command's options: the folder of its runs is another one's than of results."""
+    return str(error).replace("another --out", "another --runs")
+
+
+def _examine(config: TrainConfig) -> ArmFacts:
+    algorithm = resolve_algorithm(config.algorithm.id)
+    check_algorithm_kwargs(algorithm, config.algorithm.kwargs)
+    encoder = load_encoder(config.encoder) if config.encoder is not None else None
+    venv = make_envs(config, encoder, config.n_envs)
+    try:
+        model = _fresh(algorithm, config, venv, encoder)
+        shown = venv.unwrapped.observation_space
+    finally:
+        venv.close()
+    frames, seconds = _pretraining(config.encoder, encoder)
+    return ArmFacts(
+        encoder_hash=None if encoder is None else encoder_hash(encoder),
+        replay_bytes=replay_bytes(model),
+        views=_views(shown),
+        pretraining_frames=frames,
+        pretraining_cpu_s=seconds,
+    )
+
+
+def replay_bytes(model: BaseAlgorithm) -> int | None:
+    """What the replay buffer of ``model`` takes when it is full; None if it has none.
+
+    NumPy's arrays of zeros take no memory before they are written, so asking costs none.
+    """
+    if not has_replay(model):
+        return None
+    held: list[Any] = list(vars(replay_buffer(model)).values())
+    arrays = [inner for value in held for inner in (value.values() if isinstance(value, dict) else [value])]
+    return sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))
+
+
+def _views(shown: spaces.Space[Any]) -> int:
+    """How many images an observation holds."""
+    if isinstance(shown, spaces.Dict) and "images" in shown.spaces:
+        return (shown["images"].shape or (0,))[0]
+    pixels = shown["pixels"] if isinstance(shown, spaces.Dict) and "pixels" in shown.spaces else shown
+    is_image = isinstance(pixels, spaces.Box) and pixels.dtype == np.uint8 and len(pixels.shape) == 3
+    return pixels.shape[-1] // 3 if is_image and pixels.shape is not None else 0
+
+
+def _pretraining(spec: str | None, encoder: SceneEncoder | None) -> tuple[int | None, float | None]:
+    """Frames and processor seconds that went into an encoder, by its card."""
+    if spec is not None and spec.startswith(UNTRAINED):
+        return 0, 0.0
+    card: Mapping[str, Any] = getattr(encoder, "card", {})
+    compute = card.get("compute", {})
+    seconds = None
+    if compute.get("device") == "cpu" and "wall_minutes" in compute:
+        seconds = round(60.0 * compute["wall_minutes"] * compute.get("threads", 1), 1)
+    return card.get("data", {}).get("frames"), seconds

@@ -1,0 +1,80 @@
+"""What the benchmark keeps of a run, finished or not: its evaluations as CSV, and what else is known of it as JSON."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from gqn_rl.agents.benchmark import ArmFacts, Job
+from gqn_rl.agents.checkpoints import MODEL
+from gqn_rl.agents.runs import RunFolder
+from gqn_rl.config import UserError
+from gqn_rl.files import read_json, write_json, write_text
+
+
+def publish(job: Job, facts: ArmFacts) -> bool:
+    """Write the CSV and JSON files of ``job`` anew; returns whether there was anything to write.
+
+    The CSV is the run's ``evaluations.csv``: a line (:class:`gqn_rl.agents.runs.Row`) an evaluation. Each file is
+    whole, or the one before.
+    """
+    run = job.run
+    finished = run.finished  # asked first: should the run end now, the files are written once more
+    rows = run.rows()
+    if not rows:
+        return False
+    random_policy = read_json(run.random_policy)
+    content = run.evaluations.read_text()
+    write_json(
+        job.results.with_name(f"{job.results.name}.json"),
+        {
+            "task": job.config.task,
+            "arm": job.config.arm,
+            "seed": job.config.seed,
+            "finished": finished,
+            "budget": job.config.total_steps,
+            "random_score": random_policy["score"],
+            "random_success": random_policy["success"],
+            "updates": updates(run),
+            "replay_bytes": facts.replay_bytes,
+            "views": facts.views,
+            "threads": job.config.threads,
+            "encoder": job.config.encoder,
+            "encoder_hash": facts.encoder_hash,
+            "pretraining_frames": facts.pretraining_frames,
+            "pretraining_cpu_s": facts.pretraining_cpu_s,
+            "config": job.config.to_dict(),
+            "versions": read_json(run.versions),
+        },
+    )
+    write_text(job.results.with_name(f"{job.results.name}.csv"), content[: content.rfind("\n") + 1])
+    return True
+
+
+def steps_done(job: Job) -> int:
+    """Environment steps that the run has taken for sure."""
+    if job.run.finished:
+        return job.config.total_steps
+    rows = job.run.rows()
+    return min(max(rows[-1].step if rows else 0, _checkpoint(job.run)[0]), job.config.total_steps)
+
+
+def updates(run: RunFolder) -> int | None:
+    """Gradient updates until the newest policy that can be resumed, or the final one; None if there is none yet."""
+    path = run.final_model if run.finished else _checkpoint(run)[1] / MODEL
+    try:
+        with zipfile.ZipFile(path) as file:
+            data: dict[str, Any] = json.loads(file.read("data"))
+    except FileNotFoundError:  # there is none yet, or it was replaced just now
+        return None
+    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise UserError(f"{path} is damaged: {error}") from None
+    return data.get("_n_updates")
+
+
+def _checkpoint(run: RunFolder) -> tuple[int, Path]:
+    """Step and folder of the newest checkpoint; step 0 if there is none."""
+    newest = max(run.checkpoints.glob("step_*"), default=run.checkpoints / "step_0")
+    return int(newest.name.removeprefix("step_")), newest
