@@ -140,10 +140,9 @@ def test_nonsense_is_refused_by_name() -> None:
     ):
         with pytest.raises(UserError, match=complaint):
             TrainConfig.from_mapping({**values, **wrong})
+    state = {"id": TOY_ID, "kwargs": {"obs_mode": "state"}}
+    config = TrainConfig.from_mapping({**values, "env": state, "pixels": {}})
     with pytest.raises(UserError, match=r"a policy on pixels needs"):
-        config = TrainConfig.from_mapping(
-            {**values, "env": {"id": TOY_ID, "kwargs": {"obs_mode": "state"}}, "pixels": {}}
-        )
         make_envs(config, None, 1)
 
 
