@@ -604,7 +604,7 @@ def _scenes_to_probe(options: argparse.Namespace, recipe: Mapping[str, Any] | No
 def _imagine_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("encoder", metavar="ENCODER", help="a shipped name, or the folder of a pretraining run")
     parser.add_argument("--env", metavar="ID", help="another scene source than the one the encoder was trained on")
-    parser.add_argument("--scenes", type=_several, default=500, metavar="N", help="held out (default: 500)")
+    parser.add_argument("--scenes", type=_several, default=200, metavar="N", help="held out (default: 200)")
     parser.add_argument("--views", type=_positive, default=5, metavar="K", help="context views at most (default: 5)")
     parser.add_argument("--samples", type=_several, default=8, metavar="N", help="from the prior (default: 8)")
     parser.add_argument("--factors", nargs=2, metavar="F", help="that are added up (default: the scene's first two)")
@@ -711,8 +711,10 @@ def _report(options: argparse.Namespace) -> None:
     Example:
       gqn-rl report benchmarks/results --out benchmarks/report
     """
-    from gqn_rl.report import analyse, read_results, write_tables
+    from gqn_rl.comparison import analyse
+    from gqn_rl.report import write_tables
     from gqn_rl.report_figures import draw_figures
+    from gqn_rl.results import read_results
 
     if options.out.resolve().is_relative_to(options.results.resolve()):
         raise UserError(f"--out {options.out} lies in {options.results}, whose CSV files are read; choose another")
