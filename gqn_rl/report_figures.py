@@ -14,8 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
-from gqn_rl.files import atomic_path
-from gqn_rl.report import (
+from gqn_rl.comparison import (
     CURVES_PICTURE,
     NORMALISED,
     ORACLE,
@@ -29,8 +28,9 @@ from gqn_rl.report import (
     Curve,
     Report,
     Task,
-    show_ratio,
 )
+from gqn_rl.files import atomic_path
+from gqn_rl.report import show_ratio
 from gqn_rl.statistics import Band
 
 #: Colours that the colour-blind tell apart: Okabe and Ito, "Color Universal Design" (2008); ours is the strongest.

@@ -30,7 +30,7 @@ from gqn_rl.agents.training import TrainConfig, train
 from gqn_rl.cli import configs_folder, main
 from gqn_rl.config import UserError, read_yaml
 from gqn_rl.encoder import load_encoder
-from gqn_rl.report import read_results
+from gqn_rl.results import read_results
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 SHIPPED = sorted((configs_folder() / "benchmark").glob("*.yaml"))

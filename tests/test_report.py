@@ -17,24 +17,11 @@ import pytest
 from PIL import Image
 
 from gqn_rl.cli import main
+from gqn_rl.comparison import CURVES_PICTURE, NORMALISED, SCORE, SUCCESS, Report, Task, analyse
 from gqn_rl.config import UserError
-from gqn_rl.report import (
-    COLUMNS,
-    CURVES_PICTURE,
-    NORMALISED,
-    PAGE,
-    RUNS,
-    SCORE,
-    SUCCESS,
-    TABLES,
-    Report,
-    Task,
-    analyse,
-    read_results,
-    to_markdown,
-    write_tables,
-)
+from gqn_rl.report import PAGE, RUNS, TABLES, to_markdown, write_tables
 from gqn_rl.report_figures import draw_figures
+from gqn_rl.results import COLUMNS, read_results
 
 #: Of a made-up task: random actions score this, the oracle that.
 RANDOM, ORACLE = -8.0, 24.0

@@ -1,0 +1,387 @@
+"""What runs say together: each task's scale, what every arm did on it, and how the arms compare."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gqn_rl.results import ARMS, Run, arm_rank, code_span
+from gqn_rl.statistics import (
+    Band,
+    Bounds,
+    Estimate,
+    area_under_curve,
+    estimate_mean,
+    estimate_pooled_mean,
+    estimate_ratio,
+    mean_band,
+    profile_band,
+    steps_to,
+    value_at,
+)
+
+#: The arm that defines 100, the one that the claims are about, and the one that pretraining has to pay off against.
+ORACLE, OURS, RIVAL = "state", "gqn", "pixels_aug"
+#: Units of a scale: points from random 0 to the oracle's 100, percent of episodes, or raw returns.
+NORMALISED, SUCCESS, SCORE = "normalised score", "success", "score"
+#: Points of the scale, on which random actions have 0 and the converged oracle 100.
+THRESHOLD: Final = 90.0
+#: Evaluations at the end of a run of the oracle that say where it converged.
+CONVERGED: Final = 3
+#: Seeds of an arm below which a claim is called provisional.
+ENOUGH: Final = 5
+#: Points by which the oracle's last evaluations may differ from as many before for it to count as converged.
+DRIFT: Final = 2.0
+#: Of the bootstrap. Every estimate has a generator of its own, so none depends on what else is in a report.
+SEED: Final = 0
+#: At which shares of the common budget scores are tabulated.
+SHARES: Final = (0.25, 0.5, 1.0)
+#: Where performance profiles are evaluated, in points.
+PROFILE_POINTS: Final = np.linspace(0, 120, 481)
+CURVES_PICTURE, STEPS_PICTURE, PROFILE_PICTURE = "learning_curves.png", "steps_to_90.png", "performance_profile.png"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a task's scores are measured on."""
+
+    unit: str  #: NORMALISED, SUCCESS or SCORE
+    random: float | None  #: score of random actions, 0 of the normalised scale
+    oracle: float | None  #: score of the converged oracle, 100 of the normalised scale
+    drift: float  #: points by which the oracle's last three evaluations exceed the three before; nan if not known
+    why: str  #: why it is not the normalised score; empty where it is
+
+    @property
+    def threshold(self) -> float | None:
+        """Where a task counts as reached; None where nothing says so."""
+        return None if self.unit == SCORE else THRESHOLD
+
+    def points(self, run: Run) -> NDArray[np.float64]:
+        """The evaluations (n,) of a run on this scale."""
+        if self.unit == SUCCESS:
+            return 100 * run.success
+        if self.unit == SCORE or self.random is None or self.oracle is None:
+            return run.scores
+        return 100 * (run.scores - self.random) / (self.oracle - self.random)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A group's interquartile mean and pointwise interval at each of its evaluations."""
+
+    steps: NDArray[np.int64]
+    band: Band
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What an arm did on a task. Lists and arrays over runs are in the order of ``runs``."""
+
+    name: str
+    runs: list[Run]
+    points: list[NDArray[np.float64]]
+    reached: Bounds | None  #: environment steps to the threshold; None on a scale that has none
+    steps: Estimate | None  #: of ``reached``
+    wall: Estimate | None  #: wall-clock seconds to the threshold
+    curve: Curve
+    success: Curve | None
+    at: dict[int, tuple[Estimate | None, Estimate | None, int]]  #: step: score, success and how many runs got there
+    areas: NDArray[np.float64]  #: under the curve, each run's; nan where it did not get to the common budget
+    area: Estimate | None
+    final: NDArray[np.float64]  #: points at the common budget of the runs that got there
+    profile: Band | None
+
+    @property
+    def unfinished(self) -> list[Run]:
+        """Runs that are known not to be at the end of their budget."""
+        return [run for run in self.runs if run.finished is False]
+
+    def fact(self, name: str) -> float | None:
+        """The median of what is known of the runs; None where nothing is."""
+        known = [value for run in self.runs if (value := getattr(run.facts, name)) is not None]
+        return float(np.median(known)) if known else None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How many times the steps of ours another arm needs to the threshold."""
+
+    ratio: Estimate
+    claim: str
+
+
+@dataclass(frozen=True)
+class BreakEven:
+    """After how many tasks the frames of pretraining are paid for."""
+
+    frames: float | None  #: that the encoder was pretrained on
+    cpu_s: float | None
+    saved: tuple[float, float]  #: environment steps a task, from and to; (nan, nan) where not known
+    views: float | None  #: images in an observation
+
+    def tasks(self, views: float | None) -> tuple[float, float]:
+        """From and to how many tasks, at ``views`` frames a step; inf: never, nan: not known."""
+        least, most = self.saved
+        if self.frames is None or views is None or math.isnan(least):
+            return math.nan, math.nan
+        return (
+            self.frames / (views * most) if most > 0 else math.inf,
+            self.frames / (views * least) if least > 0 else math.inf,
+        )
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that a task's runs say."""
+
+    name: str
+    scale: Scale
+    span: tuple[int, int]  #: steps from and to which every arm was evaluated
+    arms: dict[str, Arm]
+    comparisons: dict[str, Comparison]
+    break_even: BreakEven | None  #: None without both arms
+
+
+@dataclass(frozen=True)
+class Report:
+    """All tasks, what they say together, and what a reader must know."""
+
+    tasks: list[Task]
+    pooled: dict[str, Estimate]  #: area under the curve over all normalised tasks, of the arms that are in each
+    profiles: dict[str, Band]  #: the same runs' performance profiles
+    notes: list[str]
+
+    @property
+    def pictures(self) -> list[str]:
+        """The figures that there is something to draw for."""
+        shown = [CURVES_PICTURE]
+        if any(task.scale.threshold is not None for task in self.tasks):
+            shown.append(STEPS_PICTURE)
+        if any(arm.profile is not None for task in self.tasks for arm in task.arms.values()):
+            shown.append(PROFILE_PICTURE)
+        return shown
+
+
+def analyse(runs: Sequence[Run], notes: Sequence[str] = ()) -> Report:
+    """Every figure of the report on ``runs``, whatever their order; ``notes`` come before its own."""
+    by_task: dict[str, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
+    for run in sorted(runs, key=lambda run: (run.task, arm_rank(run.arm), run.seed)):
+        by_task[run.task][run.arm].append(run)
+    tasks = [_task(name, arms) for name, arms in by_task.items()]
+    pooled, profiles = _together([task for task in tasks if task.scale.unit == NORMALISED])
+    return Report(tasks, pooled, profiles, [*notes, *_notes(tasks)])
+
+
+def round_down(value: float) -> str:
+    """Rounded down, to two digits after the point below 10, to one above."""
+    digits = 2 if value < 10 else 1
+    if math.isinf(value):
+        return "inf"
+    return f"{math.floor(value * 10**digits + 1e-9) / 10**digits:.{digits}f}"
+
+
+def round_up(value: float) -> str:
+    """Rounded up, to two digits after the point below 10, to one above."""
+    digits = 2 if value < 10 else 1
+    return f"{math.ceil(value * 10**digits - 1e-9) / 10**digits:.{digits}f}"
+
+
+def _task(name: str, groups: Mapping[str, list[Run]]) -> Task:
+    scale = _scale(groups)
+    span = _span(groups)
+    arms = {arm: _arm(arm, runs, scale, span) for arm, runs in groups.items()}
+    ours = arms.get(OURS)
+    comparisons = {}
+    if ours is not None and ours.reached is not None:
+        for other in arms.values():
+            if other is not ours and other.reached is not None:
+                ratio = estimate_ratio(other.reached, ours.reached, _rng())
+                comparisons[other.name] = Comparison(ratio, _claim(ratio, ours, other))
+    return Task(name, scale, span, arms, comparisons, _break_even(arms))
+
+
+def _scale(groups: Mapping[str, list[Run]]) -> Scale:
+    """Random 0 and the converged oracle 100, where both are known and differ; success where not."""
+    everyone = [run for runs in groups.values() for run in runs]
+    randoms = [run.facts.random_score for run in everyone if run.facts.random_score is not None]
+    random = float(np.mean(np.sort(randoms))) if randoms else None
+    oracle, drift = None, math.nan
+    if ORACLE in groups:
+        oracle = _mean_of_ends(groups[ORACLE], 0)
+    reasons = []
+    if oracle is None:
+        reasons.append(f"there is no run of the oracle, arm {code_span(ORACLE)}")
+    if random is None:
+        reasons.append("no run says what random actions score")
+    if oracle is not None and random is not None:
+        if oracle <= random:
+            reasons.append(f"the oracle ({oracle:.4g}) is no better than random actions ({random:.4g})")
+        elif min(len(run.steps) for run in groups[ORACLE]) >= 2 * CONVERGED:
+            drift = 100 * (oracle - _mean_of_ends(groups[ORACLE], CONVERGED)) / (oracle - random)
+    if not reasons:
+        return Scale(NORMALISED, random, oracle, drift, "")
+    has_success = not any(np.isnan(run.success).any() for run in everyone)
+    return Scale(SUCCESS if has_success else SCORE, random, oracle, drift, " and ".join(reasons))
+
+
+def _mean_of_ends(runs: Sequence[Run], skip: int) -> float:
+    """Mean over ``runs`` of each one's mean over its last :data:`CONVERGED` scores but for the last ``skip``."""
+    ends = [run.scores[: len(run.scores) - skip][-CONVERGED:].mean() for run in runs]
+    return float(np.mean(ends))
+
+
+def _span(groups: Mapping[str, list[Run]]) -> tuple[int, int]:
+    """The first and the last step at which every arm has been evaluated, by its runs that are not known unfinished."""
+    whole = [[run for run in runs if run.finished is not False] for runs in groups.values()]
+    counted = [runs for runs in whole if runs] or list(groups.values())
+    last = min(max(int(run.steps[-1]) for run in runs) for runs in counted)
+    first = max(int(run.steps[0]) for runs in counted for run in runs)
+    return min(first, last), last
+
+
+def _arm(name: str, runs: list[Run], scale: Scale, span: tuple[int, int]) -> Arm:
+    points = [scale.points(run) for run in runs]
+    reached = steps = wall = None
+    if scale.threshold is not None:
+        ends = [steps_to(run.steps, each, scale.threshold) for run, each in zip(runs, points, strict=True)]
+        reached = _bounds([run.steps for run in runs], ends)
+        steps = estimate_mean(reached, _rng())
+        wall = estimate_mean(_bounds([run.wall_s for run in runs], ends), _rng())
+    has_success = not any(np.isnan(run.success).any() for run in runs)
+    successes = [100 * run.success for run in runs] if has_success else None
+    at = {}
+    for step in sorted({round(share * span[1]) for share in SHARES}):
+        there = _values_at(runs, points, step)
+        won = None if successes is None else _known_mean(_values_at(runs, successes, step))
+        at[step] = (_known_mean(there), won, int(np.sum(~np.isnan(there))))
+    areas = np.array([area_under_curve(run.steps, each, *span) for run, each in zip(runs, points, strict=True)])
+    final = _values_at(runs, points, span[1])
+    final = final[~np.isnan(final)]
+    return Arm(
+        name,
+        runs,
+        points,
+        reached,
+        steps,
+        wall,
+        _curve(runs, points),
+        None if successes is None else _curve(runs, successes),
+        at,
+        areas,
+        _known_mean(areas),
+        final,
+        profile_band([final], PROFILE_POINTS, _rng()) if scale.threshold is not None and len(final) else None,
+    )
+
+
+def _bounds(measured: Sequence[NDArray[Any]], ends: Sequence[tuple[int, bool]]) -> Bounds:
+    """What was measured where each run reached the threshold, or at least that where it is censored."""
+    low = np.array([values[index] for values, (index, _) in zip(measured, ends, strict=True)], float)
+    return Bounds(low, np.where([reached for _, reached in ends], low, np.inf))
+
+
+def _values_at(runs: Sequence[Run], values: Sequence[NDArray[np.float64]], step: int) -> NDArray[np.float64]:
+    return np.array([value_at(run.steps, each, step) for run, each in zip(runs, values, strict=True)])
+
+
+def _known_mean(values: NDArray[np.float64]) -> Estimate | None:
+    known = values[~np.isnan(values)]
+    return estimate_mean(Bounds.exactly(known), _rng()) if len(known) else None
+
+
+def _curve(runs: Sequence[Run], values: Sequence[NDArray[np.float64]]) -> Curve:
+    """At every step at which a run was evaluated and at least half of them were under way."""
+    steps = np.unique(np.concatenate([run.steps for run in runs]))
+    table = np.stack([_values_at(runs, values, step) for step in steps], axis=1)
+    enough = 2 * np.sum(~np.isnan(table), axis=0) >= len(runs)
+    return Curve(steps[enough], mean_band(table[:, enough], _rng()))
+
+
+def _break_even(arms: Mapping[str, Arm]) -> BreakEven | None:
+    if OURS not in arms or RIVAL not in arms:
+        return None
+    ours, rival = arms[OURS], arms[RIVAL]
+    saved = (math.nan, math.nan)
+    if ours.steps is not None and rival.steps is not None and math.isfinite(ours.steps.high):
+        saved = (rival.steps.low - ours.steps.high, rival.steps.high - ours.steps.low)
+    return BreakEven(ours.fact("pretraining_frames"), ours.fact("pretraining_cpu_s"), saved, ours.fact("views"))
+
+
+def _together(tasks: Sequence[Task]) -> tuple[dict[str, Estimate], dict[str, Band]]:
+    """Area under the curve and final scores over ``tasks``, of the arms with a whole run in each; none of one task."""
+    areas, profiles = {}, {}
+    for name in tasks[0].arms if len(tasks) > 1 else ():
+        arms = [task.arms[name] for task in tasks if name in task.arms]
+        strata = [arm.areas[~np.isnan(arm.areas)] for arm in arms]
+        if len(arms) == len(tasks) and all(map(len, strata)):
+            areas[name] = estimate_pooled_mean([Bounds.exactly(each) for each in strata], _rng())
+            profiles[name] = profile_band([arm.final for arm in arms], PROFILE_POINTS, _rng())
+    return areas, profiles
+
+
+def _claim(ratio: Estimate, ours: Arm, other: Arm) -> str:
+    """What the lower end of the interval allows to say, rounded to the cautious side."""
+    if not math.isfinite(ratio.low):
+        return f"no claim: {code_span(OURS)} was there before its first step"
+    if ratio.low == 0 or ratio.lower == 0:
+        return f"no claim: {code_span(OURS)} is censored"
+    if math.isnan(ratio.lower):
+        return "no claim: an interval takes two seeds of both"
+    if 1 <= ratio.lower < 1.01:
+        said = f"{code_span(OURS)} needs no more steps"
+    elif ratio.lower > 1:
+        said = f"{code_span(OURS)} needs at least {round_down(ratio.lower)} times fewer steps"
+    else:
+        said = f"{code_span(OURS)} needs at most {round_up(1 / ratio.lower)} times the steps"
+    return said + ("" if min(len(ours.runs), len(other.runs)) >= ENOUGH else " (provisional)")
+
+
+def _notes(tasks: Sequence[Task]) -> list[str]:
+    """What a reader must know before believing a figure, a sentence each."""
+    notes = []
+    for task in tasks:
+        name = code_span(task.name)
+        if task.scale.why:
+            instead = {
+                SUCCESS: f"scores are success in percent, and the threshold is {THRESHOLD:.0f} % success",
+                SCORE: "scores are raw returns, and there is no threshold",
+            }[task.scale.unit]
+            notes.append(f"{name}: not normalised, for {task.scale.why}; {instead}.")
+        if abs(task.scale.drift) > DRIFT:
+            notes.append(
+                f"{name}: the oracle may not have converged: its last {CONVERGED} evaluations are "
+                f"{task.scale.drift:+.1f} points from the {CONVERGED} before."
+            )
+        randoms = [run.facts.random_score for arm in task.arms.values() for run in arm.runs]
+        known = [score for score in randoms if score is not None]
+        if known and not math.isclose(min(known), max(known), rel_tol=1e-6):
+            notes.append(
+                f"{name}: random actions score from {min(known):.4g} to {max(known):.4g}, so the runs were not "
+                "evaluated in the same episodes; 0 of the scale is their mean."
+            )
+        few = [f"{code_span(arm.name)} {len(arm.runs)}" for arm in task.arms.values() if len(arm.runs) < ENOUGH]
+        if few:
+            notes.append(f"{name}: fewer than {ENOUGH} seeds: {', '.join(few)}. What is said of them is provisional.")
+        for arm in task.arms.values():
+            notes += [
+                f"{name}: {code_span(arm.name)} seed {run.seed} is unfinished, at {int(run.steps[-1]):,} of "
+                f"{run.facts.budget:,.0f} steps."
+                for run in arm.unfinished
+            ]
+        unknown = [code_span(arm.name) for arm in task.arms.values() if any(run.finished is None for run in arm.runs)]
+        if unknown:
+            notes.append(f"{name}: whether all runs are finished is not known of {', '.join(unknown)}.")
+        absent = [code_span(arm) for arm in ARMS if arm not in task.arms]
+        if absent:
+            notes.append(f"{name}: no runs of {', '.join(absent)}.")
+    return notes
+
+
+def _rng() -> np.random.Generator:
+    return np.random.default_rng(SEED)
