@@ -23,6 +23,8 @@ from typing import Any, Final
 
 import gymnasium as gym
 
+from gqn_rl import CAMERA_RIG
+
 #: Debian's and Ubuntu's packages for headless rendering without a GPU: EGL and Mesa's software rasteriser.
 OPENGL_PACKAGES: Final = ("libegl1", "libegl-mesa0", "libgl1-mesa-dri", "libgl1")
 #: Packages whose versions decide what is drawn and learnt.
@@ -146,7 +148,8 @@ def diagnose(seconds: float = 2.0) -> Report:
     else:
         advice += _hardware_advice(opengl)
         concurrent = _concurrent_frames(problems, advice)
-        for env_id in sorted(spec.id for spec in gym.registry.values() if spec.namespace == "gqn_rl"):
+        own = {spec.id for spec in gym.registry.values() if spec.namespace == "gqn_rl"}
+        for env_id in sorted(own - {CAMERA_RIG}):  # the rig is around other environments
             speed = _speed(env_id, seconds)
             if speed.problem:
                 problems.append(f"{env_id}: {speed.problem}")

@@ -620,6 +620,11 @@ def _imagine(options: argparse.Namespace) -> None:
     surprised it is by the true view and by one that contradicts the context. Then scenes are added
     up (red sphere - red cube + blue cube), and it is counted how often the nearest is the right one.
 
+    "told apart": in how many scenes the contradiction surprises more than the truth. The error is a
+    share of what the mean of all pictures would have. imagination_views.png shows, from left to
+    right, the K context views, the truth, the mean picture from one view and from all, and two
+    samples; imagination_algebra.png a, b and c of a - b + c, what it looks like, and what it should.
+
     Example:
       gqn-rl imagine arm-reach --out runs/imagine
     """

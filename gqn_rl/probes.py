@@ -42,8 +42,11 @@ def fit_ridge(vectors: NDArray[np.floating], targets: NDArray[np.floating], stre
         raise ValueError(f"a probe needs as many vectors as targets, at least 2; got {len(x)} and {len(y)}")
     mean, scale = x.mean(0), x.std(0) + 1e-12
     z = (x - mean) / scale
-    gram = z.T @ z + strength * len(z) * np.eye(z.shape[1])
-    weight = np.linalg.solve(gram, z.T @ (y - y.mean(0)))
+    penalty, centred = strength * len(z), y - y.mean(0)
+    if z.shape[1] <= len(z):
+        weight = np.linalg.solve(z.T @ z + penalty * np.eye(z.shape[1]), z.T @ centred)
+    else:  # the same weights by a matrix as large as there are samples: the paper's tower has 65,536 entries
+        weight = z.T @ np.linalg.solve(z @ z.T + penalty * np.eye(len(z)), centred)
     return Ridge(mean, scale, weight, y.mean(0))
 
 

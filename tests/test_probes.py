@@ -64,6 +64,15 @@ def test_ridge_equals_its_normal_equations_solved_by_descent() -> None:
     np.testing.assert_allclose(model.weight, weight.detach().numpy(), atol=1e-6)
 
 
+def test_ridge_of_more_entries_than_samples_solves_its_normal_equations() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(20, 50)), rng.normal(size=(20, 3))
+    found = fit_ridge(x, y, strength=0.1)
+    z = (x - found.mean) / found.scale
+    residual = z.T @ (z @ found.weight - (y - y.mean(0))) + 0.1 * len(z) * found.weight
+    np.testing.assert_allclose(residual, 0, atol=1e-9)
+
+
 def test_score_by_hand() -> None:
     truth = np.array([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0], [2.0, 2.0]])
     assert score(truth, truth) == (1.0, 0.0)
