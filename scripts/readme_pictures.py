@@ -1,6 +1,7 @@
 """Make the pictures of the README from finished runs and a probe.
 
 python train.py && python train.py arm_reach_state && python train.py probe arm-reach --out runs/probe
+python train.py imagine arm-reach --out runs/imagine
 python scripts/readme_pictures.py
 """
 
@@ -32,6 +33,8 @@ def main() -> None:
     Image.open(RUNS / "probe" / "probe.png").save(IMAGES / "arm_reach_probe.png", optimize=True)
     points = Image.open(RUNS / "probe" / "probe_points.png")
     points.crop((0, 0, points.width, points.height // 2)).save(IMAGES / "arm_reach_points.png", optimize=True)
+    for name in ("imagination", "imagination_algebra"):
+        Image.open(RUNS / "imagine" / f"{name}.png").save(IMAGES / f"{name}.png", optimize=True)
     for path in sorted(IMAGES.iterdir()):
         print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1000:.0f} kB")
 
