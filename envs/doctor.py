@@ -23,8 +23,6 @@ from typing import Any, Final
 
 import gymnasium as gym
 
-from gqn_rl import CAMERA_RIG
-
 #: Debian's and Ubuntu's packages for headless rendering without a GPU: EGL and Mesa's software rasteriser.
 OPENGL_PACKAGES: Final = ("libegl1", "libegl-mesa0", "libgl1-mesa-dri", "libgl1")
 #: Packages whose versions decide what is drawn and learnt.
@@ -35,6 +33,8 @@ SOFTWARE: Final = ("llvmpipe", "softpipe", "swrast", "software rasterizer", "osm
 HEADLESS: Final = ("egl", "osmesa")
 #: Processes that render their first frame at the same time, as parallel environments do.
 PROCESSES: Final = 4
+#: Cameras around another environment, which has to be named: nothing to measure by itself.
+RIG: Final = "gqn_rl/CameraRig-v0"
 #: Seconds a probe may take to start Python and render one frame; one or two is usual.
 START_TIMEOUT: Final = 60.0
 
@@ -149,7 +149,7 @@ def diagnose(seconds: float = 2.0) -> Report:
         advice += _hardware_advice(opengl)
         concurrent = _concurrent_frames(problems, advice)
         own = {spec.id for spec in gym.registry.values() if spec.namespace == "gqn_rl"}
-        for env_id in sorted(own - {CAMERA_RIG}):  # the rig is around other environments
+        for env_id in sorted(own - {RIG}):
             speed = _speed(env_id, seconds)
             if speed.problem:
                 problems.append(f"{env_id}: {speed.problem}")

@@ -28,7 +28,7 @@ def test_all_is_well_where_the_tests_run(report: doctor.Report) -> None:
 
 
 def test_every_registered_environment_is_measured(report: doctor.Report) -> None:
-    registered = {env_id for env_id in gym.registry if env_id.startswith("gqn_rl/")}
+    registered = {env_id for env_id in gym.registry if env_id.startswith("gqn_rl/")} - {doctor.RIG}
     assert registered
     assert {speed.env_id for speed in report.speeds} == registered
     for speed in report.speeds:
