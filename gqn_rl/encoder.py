@@ -80,11 +80,12 @@ class GQNEncoder(nn.Module):
         return self.read(self.share(images, poses))
 
     def share(self, images: Tensor, poses: Tensor) -> Tensor:
-        """What these views add to what is known of their scenes: (B, M) float32, to be added to other views' shares.
+        """What these views add to what is known of their scenes: (B, M) float64, to be added to other views' shares.
 
         It ends with the number of views.
         """
-        shares = self.gqn.represent_views(Views(images, poses)).float()
+        # Views from one place are far surer across their rays than along them: a sum of hundreds needs the digits.
+        shares = self.gqn.represent_views(Views(images, poses)).double()
         views = shares.new_full((len(shares), 1), shares.shape[1])
         return torch.cat([shares.sum(dim=1).flatten(1), views], dim=1)
 

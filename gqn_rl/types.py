@@ -106,7 +106,7 @@ class AdditiveEncoder(Protocol):
     """
 
     def share(self, images: Tensor, poses: Tensor) -> Tensor:
-        """``images`` (B, K, H, W, 3) uint8 and ``poses`` (B, K, 5) float32 to what they add up to, (B, M) float32."""
+        """``images`` (B, K, H, W, 3) uint8 and ``poses`` (B, K, 5) float32 to what they add up to, (B, M)."""
         ...
 
     def read(self, total: Tensor) -> Tensor:
