@@ -31,7 +31,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from gqn_rl.agents.build import check_algorithm_kwargs, resolve_algorithm
 from gqn_rl.agents.checkpoints import has_replay, replay_buffer
 from gqn_rl.agents.runs import RunFolder, check_same_config
-from gqn_rl.agents.training import TrainConfig, _fresh, make_envs
+from gqn_rl.agents.training import TrainConfig, fresh_model, make_envs
 from gqn_rl.agents.vec_scene import encoder_hash
 from gqn_rl.config import Config, UserError, read_yaml
 from gqn_rl.encoder import UNTRAINED, load_encoder
@@ -182,7 +182,7 @@ def _examine(config: TrainConfig) -> ArmFacts:
     encoder = load_encoder(config.encoder) if config.encoder is not None else None
     venv = make_envs(config, encoder, config.n_envs)
     try:
-        model = _fresh(algorithm, config, venv, encoder)
+        model = fresh_model(algorithm, config, venv, encoder)
         shown = venv.unwrapped.observation_space
     finally:
         venv.close()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import gymnasium as gym
+import numpy as np
 import stable_baselines3
 import torch
 from gymnasium import spaces
@@ -28,13 +29,15 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from gqn_rl.agents.vec_pixels import VecPixels
-from gqn_rl.agents.vec_scene import Context, VecSceneObservation
+from gqn_rl.agents.vec_scene import VIEW_KEYS, Context, SceneVector, VecSceneObservation
 from gqn_rl.config import UserError
 from gqn_rl.types import SceneEncoder
 
 Workers = Literal["in_process", "subprocess"]
 
 ALGORITHMS: Final = ("SAC", "TD3", "PPO", "DDPG", "A2C", "DQN")
+#: Packages with algorithms of this interface, and what installs them.
+_PROVIDERS: Final = {"sb3_contrib": "pip install 'gqn-rl[contrib]'", "sbx": "pip install sbx-rl"}
 #: Constructor arguments that the run decides, not the configuration.
 _OURS: Final = ("self", "policy", "env", "seed", "verbose", "tensorboard_log", "_init_setup_model")
 
@@ -80,7 +83,9 @@ def make_vec_env(
     Raises :class:`UserError` for an id that does not exist and for keyword arguments that the environment refuses.
     """
     if workers == "subprocess":
-        make_env(env_id, env_kwargs).close()  # a worker that fails to start would only say EOFError
+        trial = _make_monitored(env_id, env_kwargs)  # a worker that fails to start, or to render, only says EOFError
+        trial.reset(seed=seed)
+        trial.close()
         # fork would copy live OpenGL contexts and hang.
         venv: VecEnv = SubprocVecEnv([partial(_make_in_worker, env_id, env_kwargs)] * n_envs, start_method="forkserver")
     else:
@@ -104,8 +109,9 @@ def see_with(
     ``context`` is that of :class:`VecSceneObservation`.
 
     Raises :class:`UserError` when the environment shows no views, when its cameras are not those that the encoder
-    was trained with (``encoder.check(camera_metadata)``, where it has such a method), and for another ``context`` than
-    ``now`` where there is no frozen encoder, or one that cannot have it.
+    was trained with (``encoder.check(camera_metadata)``, where it has such a method), when the encoder fails on views
+    of their shapes, and for another ``context`` than ``now`` where there is no frozen encoder, or one that cannot have
+    it.
     """
     if context != "now" and (encoder is None or pixel_stack is not None):
         raise UserError(f"context {context!r} needs an encoder, and one that is not trained on; valid here: now")
@@ -122,7 +128,21 @@ def see_with(
     check = getattr(encoder, "check", None)
     if check is not None and venv.has_attr("camera_metadata"):
         check(venv.get_attr("camera_metadata", [0])[0])
+    if isinstance(seen, VecSceneObservation):
+        _try_out(seen.scene_vector, venv.observation_space)
     return seen
+
+
+def _try_out(scene_vector: SceneVector, space: spaces.Space[Any]) -> None:
+    """Encode one moment of black pictures: somebody's encoder that cannot is to say so before any work is done."""
+    assert isinstance(space, spaces.Dict)
+    moment = {key: np.zeros((1, *(space[key].shape or ())), space[key].dtype) for key in scene_vector.keys}
+    try:
+        scene_vector(moment)
+    except Exception as error:  # a user's code may raise anything
+        shapes = " and ".join(f"{key} {moment[key].shape}" for key in VIEW_KEYS)
+        name = type(scene_vector.encoder).__name__
+        raise UserError(f"encoder {name} fails on {shapes}: {type(error).__name__}: {_one_line(error)}") from error
 
 
 def resolve_algorithm(name: str) -> type[BaseAlgorithm]:
@@ -152,7 +172,11 @@ def _import_class(name: str, base: type[Any], what: str, choices: str) -> type[A
     module, _, class_name = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), class_name)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        install = _PROVIDERS.get(error.name or "")
+        hint = f"{install} brings it" if install else choices
+        raise UserError(f"{what} {name!r}: {_one_line(error)}; {hint}") from None
+    except (ImportError, ValueError) as error:  # ValueError: an empty module name
         raise UserError(f"{what} {name!r}: {_one_line(error)}; {choices}") from None
     except AttributeError:
         raise UserError(f"{what} {name!r}: module {module!r} has no {class_name!r}; {choices}") from None
@@ -255,7 +279,21 @@ def _set_replay_buffer(
 
 
 def _make_monitored(env_id: str, env_kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
-    return Monitor(make_env(env_id, env_kwargs))
+    env = make_env(env_id, env_kwargs)
+    _check_observations(env_id, env.observation_space)
+    return Monitor(env)
+
+
+def _check_observations(env_id: str, space: spaces.Space[Any]) -> None:
+    """Raise :class:`UserError` for observations that Stable-Baselines3's networks do not take."""
+    parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
+    for name, part in parts.items():
+        if not isinstance(part, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
+            raise UserError(
+                f"the observation of {env_id} is not understood: {f'its part {name!r}' if name else 'it'} is {part}; "
+                "valid: Box, Discrete, MultiDiscrete, MultiBinary, and a Dict of these; a Gymnasium wrapper, such as "
+                "FlattenObservation, makes it one"
+            )
 
 
 def _make_in_worker(env_id: str, env_kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
@@ -274,6 +312,10 @@ def _check_env_kwargs(spec: EnvSpec, kwargs: Mapping[str, Any]) -> None:
     if creator is None:
         return
     parameters = inspect.signature(creator).parameters
+    flexible = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    needed = [name for name, each in parameters.items() if each.default is each.empty and each.kind not in flexible]
+    if missing := [name for name in needed if name not in kwargs and name not in spec.kwargs]:
+        raise UserError(f"environment {spec.id} needs the argument {', '.join(map(repr, missing))}")
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
     valid = [*parameters, "max_episode_steps"]  # the last is taken by gymnasium.make

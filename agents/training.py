@@ -148,7 +148,10 @@ def train(folder: Path, config: TrainConfig, encoder: SceneEncoder | None = None
         stack.enter_context(locked(folder))
         begun = run.claim(config.to_dict(), fingerprint)
         checkpoint = _find_checkpoint(run) if begun else None
-        model = _load(algorithm, config, checkpoint, venv) if checkpoint else _fresh(algorithm, config, venv, encoder)
+        if checkpoint:
+            model = _load(algorithm, config, checkpoint, venv)
+        else:
+            model = fresh_model(algorithm, config, venv, encoder)
         if not begun:
             run.begin(config.to_dict(), config.encoder, fingerprint)
         elif changed := run.changed_versions():
@@ -227,16 +230,14 @@ def see(config: TrainConfig, encoder: SceneEncoder | None, venv: VecEnv) -> VecE
     return see_with(encoder, venv, config.proprio, config.pixels.stack if config.pixels else None, config.context)
 
 
-def _find_checkpoint(run: RunFolder) -> Checkpoint | None:
-    checkpoint, problems = latest_checkpoint(run.checkpoints)
-    for problem in problems:
-        say(f"note: {problem}; using the one before it")
-    return checkpoint
-
-
-def _fresh(
+def fresh_model(
     algorithm: type[BaseAlgorithm], config: TrainConfig, venv: VecEnv, encoder: SceneEncoder | None
 ) -> BaseAlgorithm:
+    """A model of ``config`` at initialisation, for the ``venv`` that :func:`see` returns.
+
+    Raises:
+        UserError: the algorithm refuses its arguments, or ``finetune`` is given an encoder that it cannot train.
+    """
     policy, kwargs = config.algorithm.policy, config.algorithm.kwargs
     if config.finetune:
         if not isinstance(encoder, GQNEncoder):
@@ -245,6 +246,13 @@ def _fresh(
         pretrained = {"pretrained": encoder.without_generator()}
         kwargs = {**kwargs, "policy_kwargs": {**kwargs.get("policy_kwargs", {}), **pretrained}}
     return build_model(algorithm, venv, policy=policy, kwargs=kwargs, total_steps=config.total_steps, seed=config.seed)
+
+
+def _find_checkpoint(run: RunFolder) -> Checkpoint | None:
+    checkpoint, problems = latest_checkpoint(run.checkpoints)
+    for problem in problems:
+        say(f"note: {problem}; using the one before it")
+    return checkpoint
 
 
 def _load(algorithm: type[BaseAlgorithm], config: TrainConfig, checkpoint: Checkpoint, venv: VecEnv) -> BaseAlgorithm:

@@ -29,6 +29,8 @@ VIEW_KEYS: Final = ("images", "poses")
 PROPRIO_KEY: Final = "proprio"
 FRAME_KEY: Final = "frame"
 FRAME_SIZE: Final = 4
+#: What to do about an environment that shows none.
+NO_VIEWS: Final = "gqn_rl.view_adapter.ViewAdapter makes a view of what an environment renders"
 
 
 class SceneVector:
@@ -252,10 +254,10 @@ def check_views(space: spaces.Space[Any], who: str = "an encoder") -> spaces.Dic
         "and, optionally, proprio (P,) and frame (4,) float32"
     )
     if not isinstance(space, spaces.Dict):
-        raise ValueError(f"{needed}; found {space}")
+        raise ValueError(f"{needed}; found {space}; {NO_VIEWS}")
     missing = [key for key in VIEW_KEYS if key not in space.spaces]
     if missing:
-        raise ValueError(f"{needed}; {' and '.join(missing)} missing, found keys {', '.join(space.spaces)}")
+        raise ValueError(f"{needed}; {' and '.join(missing)} missing, found keys {', '.join(space.spaces)}; {NO_VIEWS}")
     images, poses = space["images"].shape, space["poses"].shape
     if images is None or len(images) != 4 or images[-1] != 3 or space["images"].dtype != np.uint8:
         raise ValueError(f"{needed}; found images {images} {space['images'].dtype}")

@@ -25,6 +25,8 @@ left out and how much is work done faster. The length of a representation is tha
    its ratio is not one of equal work: most of it is drawing left out.
 
 The second table is the default representation network alone, forward and backward, by the number of views at a time.
+The third says where the time of a step of the recipe goes: terms are switched on one after the other. With ``--data``,
+it also has what a step waits for the views of a recording, beside its time on views that are in memory.
 """
 
 from __future__ import annotations
@@ -33,14 +35,17 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from plain_gqn import Kind, PlainGQN, elbo, viewpoint
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from gqn_rl import gqn
+from gqn_rl.data import SceneDataset
 from gqn_rl.gqn import GQN, GQNConfig
 from gqn_rl.objectives import Objective, ObjectiveConfig
 from gqn_rl.pretraining import PretrainConfig
@@ -204,6 +209,43 @@ def encoder(config: GQNConfig, views: int, rounds: int) -> list[list[str]]:
     return cells
 
 
+def parts(recipe: PretrainConfig, rounds: int, seconds: float, data: Path | None) -> list[list[str]]:
+    """Milliseconds of a step of ``recipe``, by what they are spent on."""
+    batch = Batch(random_views(recipe.batch, recipe.max_context), random_views(recipe.drawn, 1))
+    whole = recipe.objective
+    compares = whole.model_copy(update={"prior_mean": 0.0, "hardest": 0.0, "likelihood": 0.0})
+    draws = whole.model_copy(update={"likelihood": 0.0})
+    trainings = [ours(recipe.model, terms, batch, recipe, recipe.explained) for terms in (compares, draws, whole)]
+    times: list[list[float]] = [[] for _ in trainings]
+    for _ in range(rounds):
+        for training, own in zip(trainings, times, strict=True):
+            own.append(1000 * recipe.batch / training.scenes_per_second(seconds))
+    compared, drawn, all_ = (statistics.median(own) for own in times)
+    lines = [
+        ("seeing all views, comparing them", compared),
+        (f"drawing {recipe.drawn} views from the prior's mean", drawn - compared),
+        (f"explaining {recipe.explained} through the posterior", all_ - drawn),
+        ("a step", all_),
+    ]
+    if data is not None:
+        lines.append((f"its views from {data}", 1000 * reading(recipe, data, rounds)))
+    cells = [["a step of the recipe", "ms", "share"]]
+    return cells + [[name, f"{time:.0f}", f"{time / all_:.0%}"] for name, time in lines]
+
+
+def reading(recipe: PretrainConfig, data: Path, rounds: int) -> float:
+    """Seconds, the median over 20 batches a round, to read the views of one step."""
+    dataset, rng = SceneDataset(data), np.random.default_rng(0)
+    times = []
+    for _ in range(20 * rounds):
+        scenes = rng.integers(len(dataset), size=recipe.batch)
+        views = rng.permuted(np.tile(np.arange(dataset.views), (recipe.batch, 1)), axis=1)
+        began = time.perf_counter()
+        dataset.batch(scenes, views[:, : recipe.max_context + 1])
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
 def table(cells: list[list[str]], texts: int, markdown: bool) -> str:
     """``cells`` in aligned columns, of which the first ``texts`` are text and the others numbers."""
     sizes = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -218,11 +260,12 @@ def table(cells: list[list[str]], texts: int, markdown: bool) -> str:
 
 
 def main() -> None:
-    """Measure and print both tables."""
+    """Measure and print all tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch (default: all)")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each row (default 3)")
     parser.add_argument("--seconds", type=float, default=1.0, help="of a measurement, one step at least (default 1)")
+    parser.add_argument("--data", type=Path, help="a recording, to time reading it")
     parser.add_argument("--markdown", action="store_true", help="print Markdown tables")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -232,7 +275,8 @@ def main() -> None:
     lines = rows(GQNConfig.paper(PAPER_KIND), PAPER_KIND, PAPER_SCENES, recipe)
     cells = compare(lines, options.rounds, options.seconds)
     print(table(cells, 2, options.markdown), end="\n\n")
-    print(table(encoder(recipe.model, 256, options.rounds), 1, options.markdown))
+    print(table(encoder(recipe.model, 256, options.rounds), 1, options.markdown), end="\n\n")
+    print(table(parts(recipe, options.rounds, options.seconds, options.data), 1, options.markdown))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from gqn_rl.cameras import CONVENTION, Dome, Fixed
 from gqn_rl.envs.renderer import DETAILED, FAST, SHADOWSIZE, Quality, SceneRenderer, renderer_version
-from gqn_rl.types import POSE_SIZE, Image, Pose
+from gqn_rl.types import POSE_SIZE, Image, Pose, Quantity
 
 ObservationMode = Literal["views", "pixels", "state"]
 CameraMode = Literal["fixed", "episode", "moving"]
@@ -75,6 +75,7 @@ class SceneEnv(gym.Env[Any, NDArray[np.float32]]):
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - gymnasium's own declaration
     scene_factors: tuple[str, ...] = ()
     state_groups: Mapping[str, slice] = {}
+    state_quantities: Mapping[str, Quantity] = {}
     #: Geom groups that small views draw, and that ``render()`` draws.
     small_geoms: ClassVar[tuple[int, ...]] = (0, 1, 2)
     detailed_geoms: ClassVar[tuple[int, ...]] = (0, 1, 2)

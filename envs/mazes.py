@@ -15,7 +15,7 @@ from gqn_rl.envs.maze_layout import SIZES, Cell, Layouts, draw_layout
 from gqn_rl.envs.maze_model import CELL, WALL_HEIGHT, MazeModel, cell_at, cell_middle, maze_spec
 from gqn_rl.envs.room_model import COMMON_GROUP, DETAILED_GROUP, HIDDEN_GROUP, LENGTH_UNIT
 from gqn_rl.envs.walker import RADIUS, ActionMode, Walker, add_walker
-from gqn_rl.types import Pose
+from gqn_rl.types import Pose, Quantity
 
 Task = Literal["explore", "goal"]
 
@@ -105,6 +105,7 @@ class MazeExplore(Walker):
     eye_height = EYE_HEIGHT
     eye_pitch = EYE_PITCH
     oracle_size = 6 + 3 + len(WHISKERS) + 1
+    map_factor = "layout"
 
     def __init__(
         self,
@@ -148,6 +149,7 @@ class MazeExplore(Walker):
         )
         self.scene_factors = ("layout", "appearance")
         self.state_groups = {"walls": slice(0, size * size)}
+        self.state_quantities = {"walls": Quantity(self.state_groups["walls"], "flags")}
         self.state_size = size * size
         if task == "goal":
             self.scene_factors = (*self.scene_factors, "ball")
@@ -312,6 +314,31 @@ class MazeExplore(Walker):
             place = cell_middle(rng.choice(self._layout.open_cells), self._cells) + rng.uniform(-CELL / 2, CELL / 2, 2)
             if self.is_free(place, RADIUS) and not self._is_at_ball(place):
                 return np.array([*place, EYE_HEIGHT, rng.uniform(-np.pi, np.pi), EYE_PITCH], np.float32)
+
+    def walk_poses(self, rng: np.random.Generator, count: int) -> NDArray[np.float32]:
+        """Poses (count, 5) of the eyes of one who explores the present maze, from a random cell on.
+
+        One pose for each step from cell to cell, towards the next: on a shortest way to a cell that was not entered
+        yet, and when there is none, as if none had been. In task ``goal``, there is none from inside the ball.
+        """
+        cell = tuple(rng.choice(self._layout.open_cells).tolist())
+        entered = self._layout.walls.copy()
+        poses: list[list[float]] = []
+        while len(poses) < count:
+            entered[cell] = True
+            if entered.all():
+                entered = self._layout.walls.copy()
+                entered[cell] = True
+            steps = self._layout.steps_to((int(i), int(j)) for i, j in np.argwhere(~entered))
+            ways = self._layout.neighbours(cell)
+            lengths = np.array([steps[way] for way in ways])
+            after = ways[rng.choice(np.flatnonzero(lengths == lengths.min()))]
+            place = cell_middle(np.array(cell), self._cells)
+            if not self._is_at_ball(place):
+                yaw = np.arctan2(after[1] - cell[1], after[0] - cell[0])
+                poses.append([*place, EYE_HEIGHT, yaw, EYE_PITCH])
+            cell = after
+        return np.array(poses, np.float32)
 
 
 def _map_height(width: float) -> float:

@@ -75,7 +75,10 @@ class _Context:
 
 def _new_gl_context() -> Any:
     try:
-        context = _gl_backend()(64, 64)
+        backend = _gl_backend()
+        if not hasattr(backend, "_context"):
+            backend._context = None  # of one that cannot be made, MuJoCo's own __del__ looks for it, and complains
+        context = backend(64, 64)
         context.make_current()
     except Exception as error:  # each GL backend raises its own kinds
         raise RenderError(f"no OpenGL context ({type(error).__name__}: {error}); {HINT}") from error

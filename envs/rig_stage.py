@@ -109,7 +109,11 @@ class Stage:
             )
         self.look()
         if not (self._geom_groups == 0).any() and not (self._site_groups == 0).any():
-            raise ValueError("there is nothing to see: the model has no visible geoms or sites; name some in show")
+            has = self.model.ngeom + self.model.nsite
+            raise ValueError(
+                "there is nothing to see: the model has no "
+                + ("visible geoms or sites; name some in show" if has else "geoms and no sites; give its bodies some")
+            )
 
     def look(self) -> mujoco.MjData:
         """This moment: a copy of the environment's data, with the positions of everything up to date."""

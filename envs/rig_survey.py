@@ -158,6 +158,11 @@ def _sphere(
     """Centre (3,) and radius of a ball that holds what matters."""
     places = np.stack(watched.places)  # (moments, N, 3)
     moved = np.linalg.norm(np.ptp(places, axis=0), axis=1)
+    if not len(moved):
+        raise ValueError(
+            f"no camera can be placed: nothing of {env_id} is visible but planes, which have no middle; name what is "
+            "to be seen in show or track"
+        )
     if center is None and moved.max() < 1e-3:
         raise ValueError(f"no camera can be placed: nothing in {env_id} moves by itself; set center and radius")
     counts = moved >= MOVES * moved.max()

@@ -35,7 +35,7 @@ from gqn_rl.envs.room_model import (
     room_spec,
 )
 from gqn_rl.envs.shapes import SHAPES, SIZES, half_height, take_shape
-from gqn_rl.types import Pose
+from gqn_rl.types import Pose, Quantity
 
 #: Degrees of the colour circle that objects' hues come from: red to magenta, cut open between the two so that hues
 #: have an order; and how far apart two objects' hues are at least, so that a colour names one object.
@@ -99,7 +99,8 @@ class Room(SceneEnv):
     ``state`` (51,), metres: the objects' mean position (3), the position (3) of the object of lowest hue and of that
     of highest hue, then for each object in the order of their hues (red first) position (3), size, colour (3) and
     shape (7, one-hot); zeros for objects that are not there. Hues give an order that does not depend on what is
-    asked, so each of the three groups that probes ask for exists in every room; with one object they coincide.
+    asked, so each of the three groups that probes ask for exists in every room; with one object they coincide. Probes
+    also ask for the colour and the shape of the object of lowest hue.
 
     Args (the others are those of :class:`SceneEnv`):
         objects: how many objects there are at least and at most, from 1 to 3.
@@ -107,6 +108,12 @@ class Room(SceneEnv):
 
     scene_factors = ("layout", "shapes", "colors", "appearance")
     state_groups = MappingProxyType({"mean": slice(0, 3), "lowest_hue": slice(3, 6), "highest_hue": slice(6, 9)})
+    state_quantities = MappingProxyType(
+        {
+            "lowest_hue_color": Quantity(slice(9 + 4, 9 + 7), "numbers"),
+            "lowest_hue_shape": Quantity(slice(9 + 7, 9 + _OBJECT), "class"),
+        }
+    )
     state_size = 9 + SLOTS * _OBJECT
     fovy = FOVY
     #: Nothing but cameras moves during an episode, so views of its different moments may be encoded together.

@@ -22,7 +22,7 @@ from gqn_rl.envs.blocks import Cells, mirror_image, random_chain, random_chiral_
 from gqn_rl.envs.colors import distinct_hues, rgb
 from gqn_rl.envs.renderer import SMOOTH
 from gqn_rl.envs.room_model import COMMON_GROUP, HIDDEN_GROUP
-from gqn_rl.types import Pose
+from gqn_rl.types import Pose, Quantity
 
 ActionMode = Literal["continuous", "discrete"]
 Turns = Literal["vertical", "any"]
@@ -63,8 +63,9 @@ SURE: Final = 0.5
 #: What each discrete action does, as the continuous one has it: left, right, up, down, then the answers.
 DISCRETE: Final = ((-1, 0, 0), (1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, -1), (0, 0, 1))
 
-#: Numbers of a state before the table of parts: the places of four of them.
+#: Numbers of a state before the table of parts, the places of four of them, and of a row of the table.
 _HEAD: Final = 4 * 3
+_ROW: Final = 3 + 3
 
 
 class ShepardMetzler(SceneEnv):
@@ -103,7 +104,9 @@ class ShepardMetzler(SceneEnv):
     ``state`` (76,), metres: the positions (3 each) of the parts of lowest and of highest hue, in the first object and
     then in the second, which are the groups that probes ask for; for each part of the first in the order of hues (red
     first) position (3) and colour (3), zeros for the last two of an object of 5; the positions (3) of the same parts
-    of the second; and 1 for mirrored, -1 for the same. Zeros for a second object that is not there.
+    of the second; and 1 for mirrored, -1 for the same. Zeros for a second object that is not there. Probes also ask
+    for the ``shape`` and the ``colors``: positions and colours of the five parts of lowest hue, which every object has;
+    and of a pair whether it is ``mirrored``.
 
     Args (the others are those of :class:`SceneEnv`):
         parts: the numbers of parts, out of 5 and 7, that are drawn from.
@@ -163,6 +166,13 @@ class ShepardMetzler(SceneEnv):
         self.scene_factors = ("shape", "colors", "turn", "mirrored") if asks else ("shape", "colors")
         names = ("lowest_hue", "highest_hue", "second_lowest_hue", "second_highest_hue")[: 2 * self.objects]
         self.state_groups = {name: slice(3 * index, 3 * index + 3) for index, name in enumerate(names)}
+        rows = [_HEAD + _ROW * part for part in range(min(PARTS))]
+        self.state_quantities = {
+            "shape": Quantity(tuple(row + i for row in rows for i in range(3)), "numbers"),
+            "colors": Quantity(tuple(row + 3 + i for row in rows for i in range(3)), "numbers"),
+        }
+        if asks:
+            self.state_quantities["mirrored"] = Quantity(slice(self.state_size - 1, self.state_size), "flags")
         self._cells: Cells = np.zeros((1, 3), np.int64)
         self._hues = np.zeros(SLOTS)
         self._colors = np.ones((SLOTS, 3))

@@ -8,9 +8,11 @@ import inspect
 import os
 import re
 import sys
+import traceback
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from gqn_rl import CAMERA_RIG
 from gqn_rl.config import UserError, parse_override, read_yaml
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 DEFAULT_CONFIG: Final = "arm_reach"
 #: Metres between cameras and scene for which the model's lengths were chosen (ArmReach: 1.7 to 2.0).
 UNIT_DISTANCE: Final = 1.85
+#: Environments that show the same scenes: an encoder of one knows those of the others.
+SAME_SCENES: Final = (frozenset({"gqn_rl/RoomRing", "gqn_rl/RoomFree", "gqn_rl/RoomNavigate"}),)
 #: Exit codes: something the user can mend; stopped by Ctrl-C (128 + SIGINT, as shells have it).
 BAD_INPUT: Final = 2
 INTERRUPTED: Final = 130
@@ -34,25 +38,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Errors that the user can mend are one line on standard error."""
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # as `python -m` does, so that my_pkg:MyEnv-v0 is found where one stands
-    options = _parser().parse_args(_with_command(list(sys.argv[1:] if arguments is None else arguments)))
+    warnings.filterwarnings("ignore", module="glfw")  # where there is no display; what fails for it says so
     try:
+        options = _parse(list(sys.argv[1:] if arguments is None else arguments))
         options.run(options)
     except (UserError, RenderError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT
+        return _bad_input(_no_opengl(error.__cause__) or error)
     except OSError as error:
         if error.filename is None:
             raise
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-        return BAD_INPUT
+        return _bad_input(f"{error.filename}: {error.strerror}")
     except KeyboardInterrupt as stop:
         print(stop if str(stop) else "interrupted", file=sys.stderr)
         return INTERRUPTED
+    except Exception as error:
+        said = _no_opengl(error)
+        if said is None:
+            raise
+        return _bad_input(said)
     return 0
 
 
-def find_config(name: str) -> Path:
-    """The YAML file called ``name``: a path, or the name of one that comes with gqn-rl.
+def _bad_input(error: object) -> int:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return BAD_INPUT
+
+
+def _no_opengl(error: BaseException | None) -> str | None:
+    """What to say if ``error`` is that MuJoCo could not be imported, which looks for OpenGL at once; otherwise None."""
+    frames = traceback.extract_tb(error.__traceback__) if error is not None else []
+    if "mujoco" in sys.modules or not any("mujoco" in Path(frame.filename).parts for frame in frames):
+        return None
+    return f"MuJoCo finds no OpenGL ({type(error).__name__}: {error}); `gqn-rl doctor` says what to install or set"
+
+
+def find_config(name: str, command: str = "train") -> Path:
+    """The YAML file called ``name``: a path, or the name of one that comes with gqn-rl for ``command``.
 
     Raises :class:`UserError` with the valid names.
     """
@@ -60,14 +81,14 @@ def find_config(name: str) -> Path:
     if path.is_file():
         return path
     folder = configs_folder()
-    packaged = {file.relative_to(folder).with_suffix("").as_posix(): file for file in folder.rglob("*.yaml")}
+    files = folder.glob("*.yaml" if command == "train" else f"{command}/*.yaml")
+    packaged = {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
     if name in packaged:
         return packaged[name]
-    close = difflib.get_close_matches(name, [*packaged, *COMMANDS], n=1)
+    close = [near for said in (name, f"{command}/{name}") for near in difflib.get_close_matches(said, packaged, n=1)]
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     raise UserError(
-        f"no configuration {name!r}{hint}: it is neither a file nor one of {', '.join(sorted(packaged))}; "
-        f"commands: {', '.join(COMMANDS)}"
+        f"no configuration {name!r}{hint}: it is neither a file nor one of {command}'s: {', '.join(sorted(packaged))}"
     )
 
 
@@ -78,17 +99,40 @@ def configs_folder() -> Path:
     return inside if inside.is_dir() else package.parent / "configs"
 
 
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    """Options, with ``run``; raises :class:`UserError`."""
+    arguments = _with_command(arguments)
+    options, unknown = _parser().parse_known_args(arguments)
+    if unknown:
+        raise UserError(f"unrecognized arguments: {' '.join(unknown)}; see `gqn-rl {arguments[0]} --help`")
+    return options
+
+
 def _with_command(arguments: list[str]) -> list[str]:
-    """``train`` is meant when no command is named."""
+    """``train`` is meant when no command is named; raises :class:`UserError` for what is no command of any kind."""
     if arguments and (arguments[0] in COMMANDS or arguments[0] in ("-h", "--help", "--version")):
         return arguments
+    if arguments and not arguments[0].startswith("-"):
+        try:
+            find_config(arguments[0])
+        except UserError as error:
+            close = difflib.get_close_matches(arguments[0], COMMANDS, n=1)
+            said = f"unknown command {arguments[0]!r}, did you mean {close[0]!r}?" if close else f"{error};"
+            raise UserError(f"{said} valid commands: {', '.join(COMMANDS)}") from None
     return ["train", *arguments]
 
 
-def _parser() -> argparse.ArgumentParser:
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see `{self.prog} --help`")
+
+
+def _parser() -> _Parser:
     from gqn_rl import __version__
 
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="gqn-rl",
         description="Train robot policies from the scene vectors of a Generative Query Network.",
         epilog="Without a command, train is meant. 'gqn-rl COMMAND --help' says more about one.",
@@ -161,6 +205,7 @@ def _train(options: argparse.Namespace) -> None:
     if (rig := _rig_to_train(config, encoder)) is not None:
         rigged = {"env.id": CAMERA_RIG, "env.kwargs": rig, "task": config.task or config.env.id}
         config = TrainConfig.from_yaml(path, {**overrides, **rigged})
+    _warn_of_other_scenes(config, encoder)
     train(options.out or Path("runs") / f"{name}-seed{config.seed}", config, encoder)
 
 
@@ -278,7 +323,7 @@ def _benchmark(options: argparse.Namespace) -> None:
     from gqn_rl.agents.benchmark import check, expand
     from gqn_rl.agents.benchmark_jobs import run_jobs
 
-    paths = [find_config(name) for name in options.configs]
+    paths = [find_config(name, "benchmark") for name in options.configs]
     jobs = expand(paths, options.seeds, options.runs, options.out, options.arms)
     print(f"{len(jobs)} runs of {sum(job.config.total_steps for job in jobs):,} steps in all", flush=True)
     facts = check(jobs)
@@ -323,7 +368,7 @@ def _record(options: argparse.Namespace) -> None:
 
     from gqn_rl.data import RecordConfig, record
 
-    path = find_config(options.config)
+    path = find_config(options.config, "record")
     overrides = _given(env=options.env, scenes=options.scenes, seed=options.seed)
     if options.env is not None:
         overrides.update({"env_kwargs": {}, "block": {}})
@@ -384,6 +429,7 @@ def _view(options: argparse.Namespace) -> None:
         raise UserError(f"--out must name a .png file, got {options.out}")
     env, kwargs = options.env, dict(parse_override(text) for text in options.overrides)
     if _rig_factors(env) is not None:
+        _check_one_env(env, kwargs)
         env, kwargs = CAMERA_RIG, {**kwargs, "env_id": env}
     source = make_scene_source(env, kwargs)
     rows = contact_sheet(source, options.scenes, options.views, options.seed)
@@ -437,7 +483,7 @@ def _pretrain(options: argparse.Namespace) -> None:
     else:
         overrides.update(_rigged_model(load_manifest(options.data).camera))
     overrides.update(parse_override(text) for text in options.overrides)
-    config = PretrainConfig.from_yaml(find_config(options.config), overrides)
+    config = PretrainConfig.from_yaml(find_config(options.config, "pretrain"), overrides)
     check_tracking(options.wandb)
     claim(options.out, config)
     if options.threads is not None:
@@ -524,7 +570,7 @@ def _probe(options: argparse.Namespace) -> None:
     from gqn_rl.encoder import GQNEncoder, load_encoder
     from gqn_rl.files import locked
     from gqn_rl.probe_report import DRAWN, claim, examine, gqn_of, print_table, write_report
-    from gqn_rl.probes import OUTSIDE, ProbePlan, camera_regions
+    from gqn_rl.probes import OUTSIDE, ProbePlan, camera_regions, quantities
 
     if options.out is not None:
         claim(options.out)
@@ -537,7 +583,7 @@ def _probe(options: argparse.Namespace) -> None:
         stack.callback(getattr(source, "close", lambda: None))
         if isinstance(encoder, GQNEncoder):
             encoder.check(source.camera_metadata)
-        if not draws and not source.state_groups:
+        if not draws and not quantities(source):
             raise UserError(f"nothing to measure: {env} names no state_groups, and {options.encoder} has no GQN")
         regions = camera_regions(source, options.outside)
         plan = ProbePlan(options.seed, options.scenes, regions, DRAWN if draws else 0)
@@ -607,6 +653,13 @@ def _imagine_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scenes", type=_several, default=200, metavar="N", help="held out (default: 200)")
     parser.add_argument("--views", type=_positive, default=5, metavar="K", help="context views at most (default: 5)")
     parser.add_argument("--samples", type=_several, default=8, metavar="N", help="from the prior (default: 8)")
+    parser.add_argument(
+        "--walk",
+        type=_positive,
+        default=16,
+        metavar="K",
+        help="views before the last map is drawn, of scenes that have one (default: 16)",
+    )
     parser.add_argument("--factors", nargs=2, metavar="F", help="that are added up (default: the scene's first two)")
     parser.add_argument("--blocks", type=_positive, default=50, metavar="N", help="of scenes to add up (default: 50)")
     parser.add_argument("--seed", type=_positive, default=1_000_003, metavar="N", help="another than the training's")
@@ -625,6 +678,11 @@ def _imagine(options: argparse.Namespace) -> None:
     right, the K context views, the truth, the mean picture from one view and from all, and two
     samples; imagination_algebra.png a, b and c of a - b + c, what it looks like, and what it should.
 
+    Of mazes it also draws the map from above, after 1, 2, 4, 8 ... first-person views along a walk.
+    "told apart": in how many scenes that is nearer to the true map than to that of a maze that looks
+    the same and is laid out otherwise; chance is half. imagination_map_views.png: views so far, the
+    predicted map, the true one.
+
     Example:
       gqn-rl imagine arm-reach --out runs/imagine
     """
@@ -641,12 +699,18 @@ def _imagine(options: argparse.Namespace) -> None:
     from gqn_rl.imagination_report import (
         ALGEBRA_ROWS,
         ALGEBRA_VIEWS,
+        MAP_SCENES,
+        SCENES,
         claim,
         print_algebra,
+        print_maps,
         print_table,
         summarise_algebra,
+        write_maps,
         write_report,
     )
+    from gqn_rl.map_imagination import MapPlan, map_gallery, map_table, measure_maps, photograph_maps
+    from gqn_rl.types import Mapped
 
     claim(options.out)
     encoder = load_encoder(options.encoder)
@@ -661,10 +725,11 @@ def _imagine(options: argparse.Namespace) -> None:
         encoder.check(source.camera_metadata)
         factors = choose_factors(source, tuple(options.factors) if options.factors else None)
         sums = None if factors is None else AlgebraPlan(options.seed, options.blocks, factors, ALGEBRA_VIEWS)
+        walks = MapPlan(options.seed, options.scenes, options.walk) if isinstance(source, Mapped) else None
         options.out.mkdir(parents=True, exist_ok=True)
         stack.enter_context(locked(options.out))
         claim(options.out)
-        frames = plan.frames + (sums.frames if sums else 0)
+        frames = plan.frames + (sums.frames if sums else 0) + (walks.frames if walks else 0)
         with StopRequest() as request, tqdm(total=frames, unit="frame", smoothing=0, disable=None) as bar:
 
             def progress(frames: int) -> None:
@@ -681,9 +746,17 @@ def _imagine(options: argparse.Namespace) -> None:
                 some = list(islice(blocks, ALGEBRA_ROWS))
                 added = add_up(encoder, chain(some, blocks))
                 drawn = [draw(encoder, block) for block in some]
+            map_rows, maps = [], []
+            if walks is not None:
+                walked = photograph_maps(source, walks, progress)
+                begun = next(walked)
+                map_rows = map_table(measure_maps(encoder.gqn, chain([begun], walked), walks), walks)
+                maps = map_gallery(encoder.gqn, begun, walks, MAP_SCENES)
         print_table(rows)
         if sums is not None and added is not None:
             print_algebra(sums.factors, added)
+        if map_rows:
+            print_maps(map_rows)
         facts = {
             "encoder": encoder.fingerprint,
             "env": env,
@@ -693,8 +766,10 @@ def _imagine(options: argparse.Namespace) -> None:
             "samples": plan.samples,
             "sigma": plan.sigma,
             "algebra": summarise_algebra(sums, added) if sums is not None and added is not None else None,
+            "map": [row._asdict() for row in map_rows],
         }
-        written = write_report(options.out, rows, gallery(encoder.gqn, first, plan, scenes=6), drawn, facts)
+        written = write_maps(options.out, map_rows, maps, env) if map_rows else []
+        written += write_report(options.out, rows, gallery(encoder.gqn, first, plan, SCENES), drawn, facts)
         print(f"{options.out}: {', '.join(path.name for path in written)}")
 
 
@@ -721,6 +796,11 @@ def _report(options: argparse.Namespace) -> None:
     from gqn_rl.report_figures import draw_figures
     from gqn_rl.results import read_results
 
+    if (options.results / "config.yaml").is_file():
+        raise UserError(
+            f"{options.results} is the folder of a single run; a report is about a benchmark's results: give the "
+            "folder that `gqn-rl benchmark --out` names, by default benchmarks/results"
+        )
     if options.out.resolve().is_relative_to(options.results.resolve()):
         raise UserError(f"--out {options.out} lies in {options.results}, whose CSV files are read; choose another")
     report = analyse(*read_results(options.results))
@@ -824,10 +904,45 @@ def _rig_to_train(config: TrainConfig, encoder: SceneEncoder | None) -> dict[str
     sees = config.encoder is not None or config.pixels is not None
     if not (sees or plugin_of(env_id)) or _rig_factors(env_id) is None:
         return None
+    _check_one_env(env_id, config.env.kwargs)
     card = getattr(encoder, "card", None) or {}
     recorded = card.get("data", {}).get("env_kwargs", {})
     same = recorded if recorded.get("env_id") == env_id else {}
     return {**same, **({} if sees else {"obs_mode": "state"}), **config.env.kwargs, "env_id": env_id}
+
+
+def _check_one_env(env_id: str, kwargs: Mapping[str, Any]) -> None:
+    """Raise :class:`UserError` if a rig around ``env_id`` is told of another environment."""
+    if kwargs.get("env_id", env_id) != env_id:
+        raise UserError(f"env_id={kwargs['env_id']} is not {env_id}; give {kwargs['env_id']} instead of {env_id}")
+
+
+def _warn_of_other_scenes(config: TrainConfig, encoder: SceneEncoder | None) -> None:
+    """Say so if the card of ``encoder`` tells that it knows another environment than that of ``config``."""
+    from gqn_rl.encoder import UNTRAINED
+
+    recipe = (getattr(encoder, "card", None) or {}).get("data") or {}
+    recorded = _photographed(recipe.get("env"), recipe.get("env_kwargs") or {})
+    here = _photographed(config.env.id, config.env.kwargs)
+    if recorded is None or here is None or (config.encoder or "").startswith(UNTRAINED):
+        return
+    scenes = {_scenes_of(recorded), _scenes_of(here)}
+    if len(scenes) > 1 and not any(scenes <= same for same in SAME_SCENES):
+        print(
+            f"warning: encoder {config.encoder} was pretrained on {recorded}, not on {here}, where it may see little; "
+            f"to pretrain one there, begin with: gqn-rl record --env {here} --out DIR",
+            file=sys.stderr,
+        )
+
+
+def _photographed(env_id: str | None, kwargs: Mapping[str, Any]) -> str | None:
+    """The environment itself, where ``env_id`` is a rig around it."""
+    return kwargs.get("env_id") if env_id == CAMERA_RIG else env_id
+
+
+def _scenes_of(env_id: str) -> str:
+    """What the scenes of ``env_id`` are called: it, without its module, its version and what is said of its reward."""
+    return re.sub(r"(Dense)?-v\d+$", "", env_id.rpartition(":")[2])
 
 
 # shared -------------------------------------------------------------------------------------------------------
@@ -887,30 +1002,34 @@ def _seeds(text: str) -> list[int]:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
-    return number
+    return _whole(text, 1)
 
 
 def _several(text: str) -> int:
-    number = int(text)
-    if number < 8:
-        raise argparse.ArgumentTypeError(f"must be at least 8, got {number}")
+    return _whole(text, 8)
+
+
+def _not_negative(text: str) -> int:
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
+    if not least <= number < 2**31:
+        raise argparse.ArgumentTypeError(f"must be at least {least} and below 2**31, got {number}")
     return number
 
 
 def _above_zero(text: str) -> float:
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
     if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
-    return number
-
-
-def _not_negative(text: str) -> int:
-    number = int(text)
-    if not 0 <= number < 2**31:
-        raise argparse.ArgumentTypeError(f"must be from 0 to 2**31 - 1, got {number}")
+        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
     return number
 
 

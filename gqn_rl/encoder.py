@@ -13,6 +13,7 @@ import json
 import math
 import warnings
 from collections.abc import Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Self
 
@@ -253,14 +254,16 @@ def load_encoder(spec: str) -> SceneEncoder:
     module_name, _, class_name = spec.partition(":")
     try:
         factory = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"encoder {spec!r} cannot be imported: {error}") from None
+    except (ImportError, AttributeError, ValueError) as error:  # ValueError: an empty module name
+        raise UserError(f"encoder {spec!r} cannot be imported: {error}; it is named module:Class") from None
     try:
         encoder = factory()
     except Exception as error:  # a user's code may raise anything
         raise UserError(f"encoder {spec!r} cannot be made: {type(error).__name__}: {error}") from error
-    if not isinstance(encoder, SceneEncoder):
+    if not isinstance(encoder, SceneEncoder) or not callable(encoder.encode):
         raise UserError(f"encoder {spec!r} needs a method `encode` and an attribute `size`")
+    if not isinstance(encoder.size, Integral) or encoder.size < 1:
+        raise UserError(f"encoder {spec!r}: size is the length of its vector, a positive integer; got {encoder.size!r}")
     return encoder
 
 

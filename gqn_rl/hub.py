@@ -209,15 +209,27 @@ def _probes(card: Mapping[str, Any]) -> str:
 
 
 def _reading(numbers: Mapping[str, float]) -> str:
+    if "accuracy" in numbers:
+        return f"{numbers['accuracy']:.1%} right (chance {numbers['chance']:.1%})"
+    if "median_error_cm" not in numbers:
+        return f"R2 {numbers['r2']:.3f}"
     return f"R2 {numbers['r2']:.3f}, {numbers['median_error_cm']:.1f} cm"
 
 
 def _judged(card: Mapping[str, Any], size: int) -> str:
     if "probes" in card:
         found = card["probes"]
+        degrees = found["outside_degrees"]
+        regions = "inside the region of training" + ("" if degrees is None else f" and {degrees:g} degrees outside")
+        drawn = "".join(
+            f" Views that it did not get are drawn with a PSNR of {numbers['psnr_db']:.1f} dB from the prior and "
+            f"{numbers['posterior_psnr_db']:.1f} dB from the posterior, cameras {region}."
+            for region, numbers in found.get("drawing", {}).items()
+            if "posterior_psnr_db" in numbers  # cards of before that was measured
+        )
         return (
             f"Ridge regression from the vector: R2 and median error on {found['scenes']} held-out scenes, cameras "
-            f"inside the region of training and {found['outside_degrees']:g} degrees outside."
+            f"{regions}.{drawn}"
         )
     settings = card.get("pretraining", {})
     scenes, views = settings.get("held_out", "held-out"), settings.get("max_context", "several")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,16 @@ from gqn_rl.types import Image, SceneSource
 
 #: White pixels between tiles.
 GAP = 2
+#: Height of a line of labels, pixels.
+LINE = 14
 
 
-def grid(rows: list[list[NDArray[np.uint8]]], scale: int = 2) -> NDArray[np.uint8]:
-    """Tiles (H, W, 3) in rows, enlarged ``scale`` times; rows may differ in length. Returns one image."""
+def grid(rows: list[list[NDArray[np.uint8]]], scale: int = 2, labels: Sequence[str] = ()) -> NDArray[np.uint8]:
+    """Tiles (H, W, 3) in rows, enlarged ``scale`` times; rows may differ in length. Returns one image.
+
+    With ``labels``, one for each column, there is a line of text above, :data:`LINE` pixels high; what is too long for
+    its column is cut.
+    """
     height, width = rows[0][0].shape[:2]
     columns = max(len(row) for row in rows)
     canvas = np.full(
@@ -27,7 +34,24 @@ def grid(rows: list[list[NDArray[np.uint8]]], scale: int = 2) -> NDArray[np.uint
         for j, tile in enumerate(row):
             y, x = i * (height * scale + GAP), j * (width * scale + GAP)
             canvas[y : y + height * scale, x : x + width * scale] = tile.repeat(scale, 0).repeat(scale, 1)
-    return canvas
+    if not labels:
+        return canvas
+    if len(labels) != columns:
+        raise ValueError(f"{columns} columns need as many labels, got {len(labels)}")
+    line = np.full((LINE, canvas.shape[1], 3), 255, np.uint8)
+    for j, label in enumerate(labels):
+        x = j * (width * scale + GAP)
+        line[:, x : x + width * scale] = _text(label, width * scale)
+    return np.concatenate([line, canvas])
+
+
+def _text(text: str, width: int) -> NDArray[np.uint8]:
+    """Black on white, (LINE, ``width``, 3)."""
+    from PIL import Image, ImageDraw
+
+    picture = Image.new("RGB", (width, LINE), "white")
+    ImageDraw.Draw(picture).text((1, 1), text, fill="black")
+    return np.asarray(picture)
 
 
 def contact_sheet(source: SceneSource, scenes: int, views: int, seed: int) -> list[list[Image]]:

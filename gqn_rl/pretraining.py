@@ -389,7 +389,9 @@ def _check_fit(config: PretrainConfig, dataset: SceneDataset) -> None:
     block = dataset.block
     blocks = max(-(-config.batch // (min(r, block.height) * min(c, block.width))) for r, c in config.parts)
     if (len(dataset) - config.held_out) // block.size < blocks:
+        need = blocks * block.size + config.held_out
         raise UserError(
             f"batch {config.batch} of parts {config.parts} and held_out {config.held_out} need "
-            f"{blocks * block.size + config.held_out} scenes, but {dataset.folder} has {len(dataset)}"
+            f"{need} scenes, but {dataset.folder} has {len(dataset)}: give `record` --scenes {need} or more, and a new "
+            f"folder (of a published set, give `pretrain` --scenes {need}), or set a smaller batch or held_out"
         )

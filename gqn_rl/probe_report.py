@@ -6,7 +6,7 @@ The folder::
     probe_drawing.csv   a row for each camera region: how well unseen views are drawn (encoders with a GQN only)
     probe.png           held-out scenes: context views | an unseen view | its prior-mean image (the same)
     probe_points.png     the same scenes: context views, with the points that the encoder finds (where it has any)
-    probe_errors.png    predicted against true positions, and how the errors are distributed
+    probe_errors.png    predicted against true positions, and how the errors are distributed (sources that tell any)
     probe.json          all figures and how they came about, fit to be the entry ``probes`` of an encoder's card;
                         written last, it marks the probe as finished
 """
@@ -31,7 +31,7 @@ from gqn_rl.config import UserError
 from gqn_rl.files import atomic_path, write_json
 from gqn_rl.gqn import GQN
 from gqn_rl.pictures import grid, mark, save_png, to_uint8
-from gqn_rl.probes import COUNTS, INSIDE, ProbePlan, Reading, Shots, photograph, probe_encoder
+from gqn_rl.probes import COUNTS, INSIDE, ProbePlan, Reading, Shots, photograph, probe_encoder, quantities
 from gqn_rl.types import SceneEncoder, SceneSource, Views
 
 #: Scenes of which an unseen view is drawn, and those of them that the gallery shows.
@@ -41,6 +41,8 @@ GALLERY: Final = 8
 SUMMARY: Final = "probe.json"
 READINGS, DRAWINGS, GALLERY_PICTURE, ERRORS = "probe.csv", "probe_drawing.csv", "probe.png", "probe_errors.png"
 POINTS_PICTURE: Final = "probe_points.png"
+#: What is reported of a reading, each where it has it; see :class:`gqn_rl.types.Quantity`.
+FIGURES: Final = ("r2", "median_error_cm", "accuracy", "chance")
 
 
 def claim(folder: Path) -> None:
@@ -57,7 +59,7 @@ def claim(folder: Path) -> None:
 class Findings(NamedTuple):
     """All that a probe found out."""
 
-    readings: list[Reading]  #: none from a source without state groups
+    readings: list[Reading]  #: none from a source that tells no quantities
     drawings: list[Drawing]  #: one for each camera region; none by an encoder without a GQN
     gallery: list[list[NDArray[np.uint8]]]  #: rows of images: context views, the unseen view, its prior-mean image
     marked: list[list[NDArray[np.uint8]]]  #: rows of context views with the encoder's points; none where it has none
@@ -67,12 +69,12 @@ def examine(
     encoder: SceneEncoder, source: SceneSource, plan: ProbePlan, progress: Callable[[int], None] = lambda frames: None
 ) -> Findings:
     """Carry out ``plan``; ``progress`` is called with the number of images just rendered."""
-    shots = photograph(source, plan, progress)
+    shots, asked = photograph(source, plan, progress), quantities(source)
     gqn = gqn_of(encoder)
     if gqn is None:
-        return Findings(probe_encoder(encoder, shots, source.state_groups), [], [], [])
-    judge = DrawingJudge(gqn)
-    readings = probe_encoder(encoder, judge.watch(shots), source.state_groups)
+        return Findings(probe_encoder(encoder, shots, asked), [], [], [])
+    judge = DrawingJudge(gqn, plan.seed)
+    readings = probe_encoder(encoder, judge.watch(shots), asked)
     return Findings(readings, judge.drawings(), judge.gallery, judge.marked)
 
 
@@ -94,6 +96,8 @@ class Drawing(NamedTuple):
     mean_image_mse: float  #: of the mean of the very images to be drawn, the best that a constant can do
     relative_mse: float  #: the first divided by the second
     psnr_db: float  #: of ``prior_mse``, peak 1
+    posterior_mse: float  #: of a sample from the posterior, which has seen the view to be drawn
+    posterior_psnr_db: float  #: of ``posterior_mse``
 
 
 class DrawingJudge:
@@ -101,12 +105,15 @@ class DrawingJudge:
 
     Args:
         gqn: what draws.
+        seed: of the posterior's samples.
     """
 
-    def __init__(self, gqn: GQN) -> None:
+    def __init__(self, gqn: GQN, seed: int = 0) -> None:
         self._gqn = gqn
+        self._noise = torch.Generator(gqn.device).manual_seed(seed)
         self._scenes: dict[str, int] = defaultdict(int)
         self._error: dict[str, float] = defaultdict(float)
+        self._posterior_error: dict[str, float] = defaultdict(float)
         self._sum: dict[str, Any] = defaultdict(float)
         self._squares: dict[str, Any] = defaultdict(float)
         #: Rows of images for people: context views, the unseen view, its prior-mean image; cameras inside.
@@ -130,15 +137,16 @@ class DrawingJudge:
             mse = self._error[region] / (scenes * pixels)
             mean_mse = float(np.mean(self._squares[region] / scenes - np.square(self._sum[region] / scenes)))
             relative = mse / mean_mse if mean_mse > 0 else math.nan
-            psnr = -10 * math.log10(mse) if mse > 0 else math.inf
-            result.append(Drawing(region, scenes, mse, mean_mse, relative, psnr))
+            posterior = self._posterior_error[region] / (scenes * pixels)
+            result.append(Drawing(region, scenes, mse, mean_mse, relative, _psnr(mse), posterior, _psnr(posterior)))
         return result
 
     def _add(self, region: str, views: Views) -> None:
-        drawn = self._imagine(views)
+        drawn, explained = self._imagine(views)
         truth = views.images[:, -1].astype(np.float64) / 255
         self._scenes[region] += len(truth)
         self._error[region] += float(np.square(drawn - truth).sum())
+        self._posterior_error[region] += float(np.square(explained - truth).sum())
         self._sum[region] += truth.sum(0)
         self._squares[region] += np.square(truth).sum(0)
         if region == INSIDE:
@@ -162,12 +170,21 @@ class DrawingJudge:
             for images, poses, scene_points in zip(views.images, views.poses, points, strict=True)
         ]
 
-    def _imagine(self, views: Views) -> NDArray[np.float32]:
-        """Prior-mean images (n, H, W, 3) of each scene's last view, from its others."""
+    def _imagine(self, views: Views) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Each scene's last view from its others, two times (n, H, W, 3): prior-mean images, posterior samples."""
         images, poses = torch.from_numpy(views.images), torch.from_numpy(views.poses)
+        query = Views(images[:, -1:], poses[:, -1:])
         with torch.inference_mode():
             scene = self._gqn.represent(Views(images[:, :-1], poses[:, :-1]))
-            return self._gqn.generate(scene, poses[:, -1:], deterministic=True)[0, :, 0].float().cpu().numpy()
+            prior = self._gqn.generate(scene, query.poses, deterministic=True)[0, :, 0]
+            # Sigma weighs the likelihood; pictures do not depend on it.
+            posterior = self._gqn.reconstruct(scene, query, 1.0, self._noise).reconstruction[:, 0].clamp(0, 1)
+        return prior.float().cpu().numpy(), posterior.float().cpu().numpy()
+
+
+def _psnr(mse: float) -> float:
+    """Peak signal-to-noise ratio, dB, of colours in [0, 1]."""
+    return -10 * math.log10(mse) if mse > 0 else math.inf
 
 
 # Figures ------------------------------------------------------------------------------------------------------
@@ -177,30 +194,37 @@ def print_table(findings: Findings) -> None:
     """Print the probes, and how well unseen views are drawn."""
     readings, drawings = findings.readings, findings.drawings
     if readings:
-        print(f"{'quantity':<16}{'cameras':<10}" + "".join(f"{_views(count):>20}" for count in COUNTS))
-        scores = {(reading.quantity, reading.region, reading.views): reading.score for reading in readings}
-        for quantity, region in dict.fromkeys((name, region) for name, region, _ in scores):
-            found = [scores[quantity, region, count] for count in COUNTS]
-            cells = [f"R2 {score.r2:.3f}{100 * score.median_error:>7.1f} cm" for score in found]
-            print(f"{quantity:<16}{region:<10}" + "".join(f"{cell:>20}" for cell in cells))
+        width = max(16, *(len(reading.quantity) + 2 for reading in readings))
+        print(f"{'quantity':<{width}}{'cameras':<10}" + "".join(f"{_views(count):>24}" for count in COUNTS))
+        found = {(reading.quantity, reading.region, reading.views): reading.figures for reading in readings}
+        for quantity, region in dict.fromkeys((name, region) for name, region, _ in found):
+            cells = [_cell(found[quantity, region, count]) for count in COUNTS]
+            print(f"{quantity:<{width}}{region:<10}" + "".join(f"{cell:>24}" for cell in cells))
     for drawing in drawings:
         print(
             f"unseen views {drawing.region}, from {_views(max(COUNTS))}: MSE {drawing.prior_mse:.5f}, "
-            f"{drawing.relative_mse:.0%} of the mean image's, PSNR {drawing.psnr_db:.1f} dB"
+            f"{drawing.relative_mse:.0%} of the mean image's, PSNR {drawing.psnr_db:.1f} dB "
+            f"(posterior: {drawing.posterior_psnr_db:.1f} dB)"
         )
+
+
+def _cell(figures: Mapping[str, float]) -> str:
+    if "accuracy" in figures:
+        return f"{figures['accuracy']:.1%} (chance {figures['chance']:.1%})"
+    r2 = f"R2 {figures['r2']:.3f}"
+    return f"{r2}{figures['median_error_cm']:>7.1f} cm" if "median_error_cm" in figures else r2
 
 
 def summarise(findings: Findings, facts: Mapping[str, Any]) -> dict[str, Any]:
     """All figures as plain data, after ``facts`` about how they came about.
 
-    ``["ridge"][region][quantity][number of views]`` has ``r2`` and ``median_error_cm``, ``["drawing"][region]`` the
-    fields of :class:`Drawing`. A number that is not finite is None.
+    ``["ridge"][region][quantity][number of views]`` has those of ``FIGURES`` that are reported of the quantity's kind,
+    ``["drawing"][region]`` the fields of :class:`Drawing`. A number that is not finite is None.
     """
     ridge: dict[str, Any] = {}
     for reading in findings.readings:
-        numbers = {"r2": reading.score.r2, "median_error_cm": 100 * reading.score.median_error}
-        quantities = ridge.setdefault(reading.region, {})
-        quantities.setdefault(reading.quantity, {})[str(reading.views)] = _rounded(numbers)
+        names = ridge.setdefault(reading.region, {})
+        names.setdefault(reading.quantity, {})[str(reading.views)] = _rounded(reading.figures)
     drawing = {
         drawing.region: _rounded({name: value for name, value in drawing._asdict().items() if name != "region"})
         for drawing in findings.drawings
@@ -213,16 +237,18 @@ def write_report(folder: Path, findings: Findings, facts: Mapping[str, Any]) -> 
     readings, drawings, gallery, marked = findings
     written = []
     if readings:
-        rows = [(r.region, r.quantity, r.views, r.score.r2, 100 * r.score.median_error) for r in readings]
-        columns = ("cameras", "quantity", "views", "r2", "median_error_cm")
-        written.append(_write_csv(folder / READINGS, columns, rows))
-        written.append(draw_errors(folder / ERRORS, readings))
+        rows = [(r.region, r.quantity, r.views, *(r.figures.get(name, "") for name in FIGURES)) for r in readings]
+        written.append(_write_csv(folder / READINGS, ("cameras", "quantity", "views", *FIGURES), rows))
+    if places := [reading for reading in readings if reading.kind == "position"]:
+        written.append(draw_errors(folder / ERRORS, places))
     if drawings:
         written.append(_write_csv(folder / DRAWINGS, ("cameras", *Drawing._fields[1:]), drawings))
-        save_png(folder / GALLERY_PICTURE, grid(gallery))
+        context = [f"view {i + 1}" for i in range(len(gallery[0]) - 2)]
+        save_png(folder / GALLERY_PICTURE, grid(gallery, labels=(*context, "unseen view", "drawn")))
         written.append(folder / GALLERY_PICTURE)
     if marked:
-        save_png(folder / POINTS_PICTURE, grid(marked, scale=1))
+        labels = [f"view {i + 1}" for i in range(len(marked[0]))]
+        save_png(folder / POINTS_PICTURE, grid(marked, scale=1, labels=labels))
         written.append(folder / POINTS_PICTURE)
     write_json(folder / SUMMARY, summarise(findings, facts))
     return [*written, folder / SUMMARY]

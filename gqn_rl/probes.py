@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import nn
 from gqn_rl.cameras import Dome
 from gqn_rl.config import UserError
 from gqn_rl.data import BlockPlan, set_scene
-from gqn_rl.types import POSE_SIZE, Pose, SceneEncoder, SceneSource, Views
+from gqn_rl.types import POSE_SIZE, Described, Pose, Quantity, SceneEncoder, SceneSource, Views
 
 
 class Ridge(NamedTuple):
@@ -63,6 +63,27 @@ def score(predicted: NDArray[np.floating], truth: NDArray[np.floating]) -> Probe
     variance = np.square(truth - truth.mean(0)).sum()
     r2 = 1 - np.square(error).sum() / max(float(variance), 1e-12)
     return ProbeScore(float(r2), float(np.median(np.linalg.norm(error, axis=1))))
+
+
+class ChoiceScore(NamedTuple):
+    """How often a probe chooses right."""
+
+    accuracy: float  #: in [0, 1]
+    chance: float  #: of whoever always answers with what is most common among these scenes
+
+
+def score_class(predicted: NDArray[np.floating], truth: NDArray[np.floating]) -> ChoiceScore:
+    """Compare the largest of each row of predictions (N, C) with that of the truth (N, C), one-hot."""
+    right, counts = truth.argmax(1), np.bincount(truth.argmax(1))
+    return ChoiceScore(float((predicted.argmax(1) == right).mean()), float(counts.max() / len(truth)))
+
+
+def score_flags(predicted: NDArray[np.floating], truth: NDArray[np.floating]) -> ChoiceScore:
+    """Compare predictions (N, C) with the truth (N, C), of two values: which of the two is nearer, over all entries."""
+    middle = (float(truth.min()) + float(truth.max())) / 2
+    yes = truth > middle
+    common = np.maximum(yes.mean(0), 1 - yes.mean(0))
+    return ChoiceScore(float(((predicted > middle) == yes).mean()), float(common.mean()))
 
 
 def probe(
@@ -190,32 +211,53 @@ def photograph(source: SceneSource, plan: ProbePlan, progress: Callable[[int], N
         yield Shots(plan.fits(part.start), np.stack(states), views)
 
 
+def quantities(source: SceneSource) -> dict[str, Quantity]:
+    """What probes ask for: the places among the ``state_groups`` of ``source``, and what else it describes."""
+    places = {name: Quantity(part, "position") for name, part in source.state_groups.items()}
+    return {**places, **(source.state_quantities if isinstance(source, Described) else {})}
+
+
 class Reading(NamedTuple):
     """What a probe reads off an encoder's vectors of the M scenes that score it."""
 
     region: str  #: where the cameras stood
-    quantity: str  #: name of the state group
+    quantity: str  #: its name
     views: int  #: how many each vector was made of
-    truth: NDArray[np.float32]  #: (M, T) metres
-    predicted: NDArray[np.float64]  #: (M, T) metres
+    truth: NDArray[np.float32]  #: (M, T) in the state's units
+    predicted: NDArray[np.float64]  #: (M, T) the same
+    kind: Literal["position", "numbers", "class", "flags"] = "position"  #: see :class:`gqn_rl.types.Quantity`
 
     @property
     def score(self) -> ProbeScore:
-        """How close the two are."""
+        """How close the two are, as numbers."""
         return score(self.predicted, self.truth)
 
+    @property
+    def choice(self) -> ChoiceScore:
+        """How often the two agree; of a ``class`` or ``flags``."""
+        return (score_class if self.kind == "class" else score_flags)(self.predicted, self.truth)
 
-def probe_encoder(encoder: SceneEncoder, shots: Iterable[Shots], groups: Mapping[str, slice]) -> list[Reading]:
+    @property
+    def figures(self) -> dict[str, float]:
+        """What is reported of this kind, by name."""
+        if self.kind in ("class", "flags"):
+            return self.choice._asdict()
+        r2, median_error = self.score
+        return {"r2": r2, "median_error_cm": 100 * median_error} if self.kind == "position" else {"r2": r2}
+
+
+def probe_encoder(encoder: SceneEncoder, shots: Iterable[Shots], asked: Mapping[str, Quantity]) -> list[Reading]:
     """Ridge probes from a frozen encoder to each named quantity, for each number of views in ``COUNTS``.
 
     A probe is fitted once, on vectors from inside, and then read in every region, on scenes that it was not fitted
     on. That is how a policy meets a frozen vector: it learned what the numbers mean from the cameras it had. A probe
-    fitted anew in each region would not notice that the vector says the same thing in other numbers there.
+    fitted anew in each region would not notice that the vector says the same thing in other numbers there. Classes and
+    flags are regressed on like numbers.
 
     Args:
         encoder: what is judged; a module is put in eval mode.
         shots: scenes that the encoder was not trained on, held in memory only as long as each is encoded.
-        groups: where each quantity lies in a state, metres.
+        asked: the quantities in a state, by name (:func:`quantities`).
 
     Raises:
         UserError: the encoder returns vectors of another shape than its ``size`` says, or they or the ground truth
@@ -225,7 +267,7 @@ def probe_encoder(encoder: SceneEncoder, shots: Iterable[Shots], groups: Mapping
     states: dict[bool, list[NDArray[np.float32]]] = {True: [], False: []}
     vectors: dict[tuple[str, int, bool], list[NDArray[np.float32]]] = defaultdict(list)
     for shot in shots:
-        for name, part in groups.items():
+        for name, (part, _) in asked.items():
             if not np.isfinite(shot.states[:, part]).all():
                 raise UserError(f"state() of a scene is not finite in {name!r}")
         states[shot.fits].append(shot.states)
@@ -244,9 +286,9 @@ def probe_encoder(encoder: SceneEncoder, shots: Iterable[Shots], groups: Mapping
         for region in regions:
             predicted[region, count] = ridge.predict(np.concatenate(vectors[region, count, False]))
     return [
-        Reading(region, name, count, truth[:, part], predicted[region, count][:, part])
+        Reading(region, name, count, truth[:, part], predicted[region, count][:, part], kind)
         for region in regions
-        for name, part in groups.items()
+        for name, (part, kind) in asked.items()
         for count in COUNTS
     ]
 

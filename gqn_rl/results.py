@@ -118,7 +118,8 @@ def _read_run(path: Path, name: str) -> tuple[Run | None, bool]:
     missing = [column for column in COLUMNS if column not in header]
     if missing:
         raise UserError(
-            f"{path}, line 1: no column {', '.join(map(repr, missing))}; a run's columns are {', '.join(COLUMNS)}"
+            f"{path}, line 1: no column {', '.join(map(repr, missing))}; a run's columns are {', '.join(COLUMNS)}, and "
+            "a folder of results holds no other CSV"
         )
     rows: list[dict[str, Any]] = []
     for values in reader:

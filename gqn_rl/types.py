@@ -8,7 +8,7 @@ radians. A camera has no roll. Images are ``uint8`` RGB, rows from the top.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +69,40 @@ class SceneSource(Protocol):
 
     def state(self) -> NDArray[np.float32]:
         """Ground truth (S,), in metres; for probes and oracles only, never for training an encoder."""
+        ...
+
+
+class Quantity(NamedTuple):
+    """Where a quantity lies in a scene's state, and of what kind it is, which says how a probe of it is scored.
+
+    ``position``: metres; R2 and the median distance. ``numbers``: of any other unit; R2. ``class``: one-hot; how often
+    the largest is right. ``flags``: each of them one of the same two values; how many are on the right side of the
+    middle between the two.
+    """
+
+    part: slice | tuple[int, ...]
+    kind: Literal["position", "numbers", "class", "flags"]
+
+
+@runtime_checkable
+class Described(Protocol):
+    """What a scene source may say besides of its state, for probes: quantities that are no places, such as colours."""
+
+    #: By name. One that is among ``state_groups`` too is of this kind.
+    state_quantities: Mapping[str, Quantity]
+
+
+@runtime_checkable
+class Mapped(Protocol):
+    """What a scene source needs besides for the question what its map looks like to one who has only walked through."""
+
+    #: Where a camera sees all of the scene from above.
+    map_pose: Pose
+    #: The factor of the scene that the map is of.
+    map_factor: str
+
+    def walk_poses(self, rng: np.random.Generator, count: int) -> NDArray[np.float32]:
+        """Poses (count, 5) of the eyes of one who walks through the present scene."""
         ...
 
 

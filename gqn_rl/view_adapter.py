@@ -87,11 +87,17 @@ class ViewAdapter(gym.ObservationWrapper[Any, Any, Any], gym.utils.RecordConstru
     def _picture(self) -> Image:
         from PIL import Image as Pictures
 
-        picture = np.asarray(self.env.render())
+        name = type(self.env.unwrapped).__name__
+        try:
+            picture = np.asarray(self.env.render())
+        except Exception as error:  # somebody else's code may raise anything
+            raise RenderError(
+                f"{name}.render() failed ({type(error).__name__}: {error}); mend that first: no view comes without it"
+            ) from error
         if picture.ndim != 3 or picture.shape[-1] != 3 or picture.dtype != np.uint8:
             raise RenderError(
-                f"{type(self.env.unwrapped).__name__}.render() must return a picture (H, W, 3) uint8, "
-                f"got {picture.shape} {picture.dtype}"
+                f"{name}.render() must return a picture (H, W, 3) uint8, got "
+                + (f"{picture.shape} {picture.dtype}" if picture.ndim else repr(picture.item()))
             )
         height, width = self._size
         return np.asarray(Pictures.fromarray(picture).resize((width, height), Pictures.Resampling.BOX))

@@ -22,6 +22,8 @@ from conftest import ROOT, TOY_ID, cli_environment, toy_values
 from gymnasium import spaces
 from test_probes import Spot
 
+from gqn_rl import CAMERA_RIG
+from gqn_rl import cli as command_line
 from gqn_rl.agents.build import find_env, resolve_algorithm
 from gqn_rl.agents.runs import RunFolder
 from gqn_rl.agents.training import TrainConfig, make_envs, train
@@ -77,8 +79,18 @@ def test_configuration_by_name_and_by_path(tmp_path: Path) -> None:
         UserError, match=r"no configuration 'arm_reech' \(did you mean 'arm_reach'\?\).*arm_reach_state"
     ):
         find_config("arm_reech")
-    with pytest.raises(UserError, match=r"did you mean 'evaluate'\?.*commands: train, evaluate"):
-        find_config("evalute")
+
+
+@pytest.mark.parametrize(("command", "name"), [("record", "rooms"), ("pretrain", "paper"), ("benchmark", "smoke")])
+def test_only_configurations_that_fit_a_command_are_named(command: str, name: str) -> None:
+    valid = sorted(f"{command}/{path.stem}" for path in (configs_folder() / command).glob("*.yaml"))
+    assert find_config(f"{command}/{name}", command).stem == name
+    with pytest.raises(UserError, match=rf"did you mean '{command}/{name}'.*one of {command}'s: {', '.join(valid)}$"):
+        find_config(f"{command}/{name}s", command)
+    with pytest.raises(UserError, match=rf"did you mean '{command}/{name}'"):
+        find_config(name, command)
+    with pytest.raises(UserError, match="no configuration"):
+        find_config(f"{command}/{name}")  # train's are others
 
 
 @pytest.mark.parametrize("name", ["arm_reach", "arm_reach_state"])
@@ -141,6 +153,17 @@ def test_corrupt_checkpoint_is_one_line(cli: Cli, finished_run: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (
+            ["veiw", "Reacher-v5", "--out", "s.png"],
+            ["unknown command 'veiw', did you mean 'view'? valid commands: train"],
+        ),
+        (["somewhere", "else"], ["no configuration 'somewhere'", "train's: ", "; valid commands: train, evaluate"]),
+        (["arm_reech"], ["no configuration 'arm_reech' (did you mean 'arm_reach'?)"]),
+        (["train", "arm_reach", "--sede", "3"], ["unrecognized arguments: --sede 3; see `gqn-rl train --help`"]),
+        (["train", "--seed", "x"], ["argument --seed: invalid int value: 'x'; see `gqn-rl train --help`"]),
+        (["record", "--out", "d", "--scenes", "x"], ["argument --scenes: must be a whole number, got 'x'; see"]),
+        (["probe", "arm-reach", "--outside", "up"], ["argument --outside: must be a number above 0, got 'up'"]),
+        (["view", "gqn_rl/CameraRig-v0", "--out", "s.png"], ["gqn_rl/CameraRig-v0 needs the argument 'env_id'"]),
         (["train", "nowhere.yaml"], ["nowhere.yaml", "arm_reach"]),
         (["--set", "seed"], ["KEY=VALUE", "'seed'"]),
         (["--set", "seed=-1"], ["'seed' is -1"]),
@@ -176,6 +199,61 @@ def test_finished_run_is_refused_in_one_line(finished_run: Path, capsys: pytest.
     assert "never overwritten" in capsys.readouterr().err
 
 
+class Told(gym.Env[Any, Any]):
+    """It says what it sees."""
+
+    action_space = spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, space: spaces.Space[Any]) -> None:
+        self.observation_space = space
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+
+WORDS, PAIR = spaces.Text(5), spaces.Tuple((spaces.Discrete(3), spaces.Box(0, 1, (2,))))
+
+
+@pytest.mark.parametrize(
+    ("space", "words"),
+    [
+        (WORDS, "test/Told-v0 is not understood: it is Text("),
+        (PAIR, "test/Told-v0 is not understood: it is Tuple(Discrete(3)"),
+        (spaces.Dict(task=WORDS), "test/Told-v0 is not understood: its part 'task' is Text("),
+    ],
+)
+def test_an_observation_that_is_not_understood_is_one_line(
+    space: spaces.Space[Any], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gym.register("test/Told-v0", entry_point=Told, kwargs={"space": space}, max_episode_steps=5)
+    config = write_config(tmp_path / "toy.yaml", encoder=None)
+    try:
+        assert main(["train", str(config), "--env", "test/Told-v0", "--out", str(tmp_path / "run")]) == 2
+    finally:
+        del gym.registry["test/Told-v0"]
+    error = capsys.readouterr().err
+    assert words in error
+    assert "valid: Box, Discrete, MultiDiscrete, MultiBinary, and a Dict of these; a Gymnasium wrapper" in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="EGL is Linux's")
+def test_a_broken_driver_is_one_line(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    for name in ("DIRS", "FILENAMES"):  # libglvnd finds no driver
+        monkeypatch.setenv(f"__EGL_VENDOR_LIBRARY_{name}", str(tmp_path / "none"))
+    done = cli("view", "gqn_rl/RoomRing-v0", "--out", "sheet.png")
+    assert_one_line(done, "no OpenGL", "`gqn-rl doctor`")
+
+
+def test_without_opengl_the_doctor_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUJOCO_GL", "no-such-backend")
+    done = cli("view", "gqn_rl/RoomRing-v0", "--out", "sheet.png")
+    assert_one_line(done, "MuJoCo finds no OpenGL", "no-such-backend", "`gqn-rl doctor` says what to install or set")
+
+
 def test_unforeseen_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def broken(self: Any, **kwargs: Any) -> None:
         raise ZeroDivisionError
@@ -195,6 +273,55 @@ def test_train_is_the_default_and_options_override(tmp_path: Path, monkeypatch: 
     assert main([str(tmp_path / "toy.yaml"), *options]) == 0
     config = TrainConfig.from_yaml(tmp_path / "runs" / "toy-seed3" / "config.yaml")
     assert (config.seed, config.total_steps, config.algorithm.kwargs["gamma"], config.threads) == (3, 20, 0.9, None)
+
+
+class Carded:
+    """An encoder that says what it was pretrained on."""
+
+    size = 1
+
+    def __init__(self, **data: Any) -> None:
+        self.card = {"data": data}
+
+    def encode(self, images: torch.Tensor, poses: torch.Tensor) -> torch.Tensor:
+        return poses[:, 0, :1]
+
+
+RIGGED: dict[str, Any] = {"env": CAMERA_RIG, "env_kwargs": {"env_id": "FetchReach-v4"}}
+
+
+@pytest.mark.parametrize(
+    ("data", "env", "warned"),
+    [
+        ({"env": "gqn_rl/ArmReach-v0"}, {"id": "gqn_rl/ArmReach-v0"}, None),
+        ({"env": "gqn_rl/ArmReach-v0"}, {"id": "gqn_rl/ArmPick-v0"}, "on gqn_rl/ArmReach-v0, not on gqn_rl/ArmPick-v0"),
+        ({"env": "gqn_rl/RoomFree-v0"}, {"id": "gqn_rl/RoomNavigate-v0"}, None),
+        (RIGGED, {"id": CAMERA_RIG, "kwargs": {"env_id": "FetchReachDense-v4"}}, None),
+        (RIGGED, {"id": CAMERA_RIG, "kwargs": {"env_id": "Reacher-v5"}}, "on FetchReach-v4, not on Reacher-v5"),
+        ({}, {"id": "gqn_rl/ArmReach-v0"}, None),
+    ],
+)
+def test_an_encoder_of_other_scenes_is_warned_of(
+    data: dict[str, Any], env: dict[str, Any], warned: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("mine", "untrained:mine"):
+        config = TrainConfig.from_mapping({"env": env, "encoder": name, "total_steps": 1})
+        command_line._warn_of_other_scenes(config, Carded(**data))
+        error = capsys.readouterr().err
+        if warned is None or name != "mine":
+            assert error == ""
+        else:
+            assert f"warning: encoder mine was pretrained {warned}" in error
+            assert len(error.splitlines()) == 1
+
+
+def test_the_warning_comes_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "summary.json").write_text("{}")
+    config = str(write_config(tmp_path / "toy.yaml"))
+    assert main(["train", config, "--encoder", "arm-reach", "--out", str(tmp_path)]) == 2
+    warning, error = capsys.readouterr().err.splitlines()
+    assert f"pretrained on gqn_rl/ArmReach-v0, not on {TOY_ID}, where" in warning
+    assert "never overwritten" in error
 
 
 def test_another_environment_drops_the_arguments_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

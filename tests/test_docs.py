@@ -14,7 +14,10 @@ from conftest import cli_environment
 from gqn_rl import cli
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ["README.md", "docs/camera_rig.md", "docs/own_environment.md", "docs/pretraining.md", "benchmarks/README.md"]
+PAGES = [
+    *("README.md", "docs/camera_rig.md", "docs/own_encoder.md", "docs/own_environment.md", "docs/pretraining.md"),
+    *("benchmarks/README.md", "examples/own_env/README.md"),
+]
 
 
 def _python_blocks(page: str) -> list[str]:
@@ -33,7 +36,7 @@ def test_files_that_are_named_exist() -> None:
     for page in PAGES:
         text = (ROOT / page).read_text()
         names = re.findall(r"\]\(((?!http)[^)#]+)\)", text) + re.findall(
-            r"`((?:docs|configs|benchmarks)/[^`* ]+)`", text
+            r"`((?:docs|configs|benchmarks|examples)/[^`* ]+)`", text
         )
         assert "{{" not in text, f"{page} has a place still to fill"
         missing = [name for name in names if not any((base / name).exists() for base in (ROOT, (ROOT / page).parent))]

@@ -17,10 +17,11 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {"gqn_rl": "gqn_rl", "envs": "gqn_rl.envs", "agents": "gqn_rl.agents"}
 FILES = {folder: sorted((ROOT / folder).rglob("*.py")) for folder in PACKAGES}
 CLI = ROOT / "gqn_rl" / "cli.py"
+OTHER_FOLDERS = ("tests", "scripts", "benchmarks", "docs", "examples")
 ALL_FILES = sorted(
     [
         *(path for files in FILES.values() for path in files),
-        *(path for folder in ("tests", "scripts", "benchmarks", "docs") for path in (ROOT / folder).rglob("*.py")),
+        *(path for folder in OTHER_FOLDERS for path in (ROOT / folder).rglob("*.py")),
         *ROOT.glob("*.py"),
     ]
 )

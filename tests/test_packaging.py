@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -103,6 +105,8 @@ def test_source_distribution_can_be_worked_on(dist: Path) -> None:
     files = ["train.py", "Makefile", "constraints.txt", "pyproject.toml", "LICENSE", "scripts/setup.sh", "envs/arm.py"]
     files += [f"tests/{path.name}" for path in (ROOT / "tests").glob("*.py")]
     files += [f"configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml")]
+    for pattern in ("*.py", "own_env/*.*", "own_env/my_pkg/*.*", "own_env/tests/*.py"):
+        files += [path.relative_to(ROOT).as_posix() for path in (ROOT / "examples").glob(pattern)]
     assert {f"{root}/{name}" for name in files} <= names
 
 
@@ -146,3 +150,20 @@ def test_installed_command_finds_its_configurations(installed: Path, project: Pa
     code = "from gqn_rl.cli import find_config; print(find_config('arm_reach'))"
     config = run(sys.executable, "-c", code, cwd=project, path=installed).strip()
     assert config == str(installed / "gqn_rl" / "configs" / "arm_reach.yaml")
+
+
+def test_template_runs_beside_the_users_own_envs(installed: Path, project: Path) -> None:
+    """Every command of the template's README up to the large ones, word for word."""
+    template = ROOT / "examples" / "own_env"
+    shutil.copytree(template / "my_pkg", project / "my_pkg", ignore=NOT_SOURCE)
+    # In every process of every command, the user's packages find each other.
+    with (project / "my_pkg" / "__init__.py").open("a") as file:
+        file.write("\nimport agents\nimport envs\nassert (envs.thing, agents.thing) == ")
+        file.write("('the user\\'s envs', 'the user\\'s agents')\n")
+    readme, _, _ = (template / "README.md").read_text().partition("## Do it")
+    commands = re.findall(r"^    gqn-rl (.*)", readme, re.MULTILINE)
+    assert [command.split()[0] for command in commands] == ["view", "record", "pretrain", "train"]
+    for command in commands:
+        run(sys.executable, installed / "bin" / "gqn-rl", *shlex.split(command), cwd=project, path=installed)
+    assert (project / "sheet.png").exists()
+    assert (project / "runs" / "tiny" / "final_model.zip").exists()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from gqn_rl.pictures import mark
+from gqn_rl.pictures import LINE, grid, mark
 
 
 def test_marks_lie_at_their_places_and_nowhere_else() -> None:
@@ -23,3 +24,15 @@ def test_marking_leaves_the_image_alone() -> None:
     image = np.zeros((8, 8, 3), np.uint8)
     mark(image, np.array([[3.0, 3.0]]))
     assert not image.any()
+
+
+def test_labels_stand_above_their_columns_and_change_nothing_below() -> None:
+    rows = [[np.full((16, 20, 3), value, np.uint8) for value in (10, 90, 170)]] * 2
+    plain, labelled = grid(rows), grid(rows, labels=("", "a label that is far too long", ""))
+    assert np.array_equal(labelled[LINE:], plain)
+    columns = np.flatnonzero((labelled[:LINE] != 255).any((0, 2)))
+    assert len(columns)
+    assert columns.min() >= 42  # 20 pixels, two times, and a gap of 2
+    assert columns.max() < 82
+    with pytest.raises(ValueError, match="3 columns need as many labels, got 1"):
+        grid(rows, labels=("one",))

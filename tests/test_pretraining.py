@@ -179,7 +179,8 @@ def test_other_settings_or_data_are_refused(data: SceneDataset, tmp_path: Path) 
         ({"model": GQNConfig()}, r"model.image_size is \(64, 64\), but .* holds views of \(16, 16\)"),
         ({"model": MODEL.model_copy(update={"fovy": 60.0})}, "seen at 45.0 degrees"),
         ({"max_context": 4}, "needs 5 views a scene"),
-        ({"batch": 128}, "need 528 scenes, but .* has 128"),  # 32 blocks, of which a step takes a row or a column
+        # 32 blocks, of which a step takes a row or a column
+        ({"batch": 128}, "need 528 scenes, but .* has 128: give `record` --scenes 528 or more"),
     ],
 )
 def test_a_recording_that_does_not_fit_is_refused(data: SceneDataset, change: dict[str, object], words: str) -> None:

@@ -6,6 +6,7 @@ import csv
 import json
 from pathlib import Path
 
+import gymnasium as gym
 import imageio.v3 as iio
 import numpy as np
 import pytest
@@ -28,11 +29,14 @@ from gqn_rl.probes import (
     photograph,
     probe,
     probe_encoder,
+    quantities,
     scene_share,
     score,
+    score_class,
+    score_flags,
 )
 from gqn_rl.representation import RepresentationConfig
-from gqn_rl.types import Image, Pose, SceneEncoder, Views
+from gqn_rl.types import Image, Pose, Quantity, SceneEncoder, Views
 
 
 def test_a_linear_relation_is_found_exactly_and_noise_is_not() -> None:
@@ -78,6 +82,17 @@ def test_score_by_hand() -> None:
     assert score(truth, truth) == (1.0, 0.0)
     predicted = truth + np.array([1.0, 0.0])
     assert score(predicted, truth) == (1 - 4 / 8, 1.0)
+
+
+def test_choices_by_hand() -> None:
+    truth = np.eye(3)[[0, 0, 1, 2]]
+    predicted = np.array([[0.4, 0.3, 0.3], [0.1, 0.2, -0.1], [-0.5, -0.1, -0.2], [0.0, 0.0, 0.1]])
+    assert score_class(predicted, truth) == (0.75, 0.5)  # the second is taken for a 1; most are a 0
+    for no, yes in ((0, 1), (-1, 1), (2, 6)):  # whatever the two values are
+        flags = np.array([[1, 0], [1, 0], [1, 1], [0, 1]])
+        guess = np.array([[0.9, 0.1], [0.6, 0.6], [0.4, 2.0], [-3.0, 0.51]])
+        accuracy, chance = score_flags(no + (yes - no) * guess, no + (yes - no) * flags)
+        assert (accuracy, chance) == (6 / 8, (3 / 4 + 2 / 4) / 2)
 
 
 def test_scene_share_is_one_for_scenes_alone_and_zero_for_cameras_alone() -> None:
@@ -146,7 +161,7 @@ class Tilted(Colors):
 
 def look(source: Spot, encoder: SceneEncoder, scenes: int = 200) -> list[Reading]:
     plan = ProbePlan(7, scenes, camera_regions(source, 15))
-    return probe_encoder(encoder, photograph(source, plan, lambda frames: None), source.state_groups)
+    return probe_encoder(encoder, photograph(source, plan, lambda frames: None), quantities(source))
 
 
 DOME = Dome(radius=(1.5, 1.5), elevation=(20, 60), azimuth=(-90, 90))
@@ -285,6 +300,64 @@ class Wrong:
 def test_unfit_vectors_are_named(vectors: torch.Tensor, words: str) -> None:
     with pytest.raises(UserError, match=words):
         look(Spot(DOME), Wrong(vectors))
+
+
+class Described(Spot):
+    """The same colours, told as numbers, as which of them is larger, and as whether each is above half."""
+
+    state_groups = {"red": slice(0, 1), "both": slice(0, 2)}  # noqa: RUF012
+    state_quantities = {  # noqa: RUF012
+        "both": Quantity((1, 0), "numbers"),
+        "larger": Quantity(slice(2, 4), "class"),
+        "bright": Quantity(slice(4, 6), "flags"),
+    }
+
+    def state(self) -> NDArray[np.float32]:
+        red, green = self.color[:2]
+        return np.array([red, green, red > green, red <= green, red > 0.5, green > 0.5], np.float32)
+
+
+def test_quantities_are_scored_by_their_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = Described(DOME)
+    kinds = {name: quantity.kind for name, quantity in quantities(source).items()}
+    assert kinds == {"red": "position", "both": "numbers", "larger": "class", "bright": "flags"}
+    findings = examine(Colors(), source, ProbePlan(7, 200, camera_regions(source, 15)))
+    readings = {(r.quantity, r.views): r for r in findings.readings if r.region == "inside"}
+    assert set(readings["red", 3].figures) == {"r2", "median_error_cm"}
+    assert set(readings["both", 3].figures) == {"r2"}
+    assert readings["both", 3].figures["r2"] > 0.99
+    for name in ("larger", "bright"):  # both are linear in what the vector says
+        assert readings[name, 3].figures["accuracy"] > 0.9
+        assert readings[name, 3].figures["chance"] < 0.65
+    write_report(tmp_path, findings, {})
+    with (tmp_path / "probe.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row["cameras"] == "inside":
+                figures = readings[row["quantity"], int(row["views"])].figures
+                told = {name: float(row[name]) for name in ("r2", "median_error_cm", "accuracy", "chance") if row[name]}
+                assert told == figures
+    print_table(findings)
+    accuracy, chance = readings["larger", 1].choice
+    assert f"{accuracy:.1%} (chance {chance:.1%})" in capsys.readouterr().out
+    assert (tmp_path / "probe_errors.png").exists()
+
+
+@pytest.mark.parametrize("env_id", ["RoomFree-v0", "MazeExplore-v0", "ShepardMetzler-v0"])
+def test_our_environments_describe_what_is_in_their_state(env_id: str) -> None:
+    """Classes are one-hot, flags have two values, and no quantity is the same in all scenes."""
+    source = gym.make(f"gqn_rl:gqn_rl/{env_id}", obs_mode="state").unwrapped
+    states = []
+    for seed in range(20):
+        source.new_scene(np.random.default_rng(seed))
+        states.append(source.state())
+    for name, (part, kind) in quantities(source).items():
+        found = np.stack(states)[:, part]
+        assert (found.std(0) > 0).any(), name
+        if kind == "class":
+            assert (found.sum(1) == 1).all(), name
+        if kind in ("class", "flags"):
+            assert len(np.unique(found)) == 2, name
+    source.close()
 
 
 # Drawing and the report ---------------------------------------------------------------------------------------

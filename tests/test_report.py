@@ -440,6 +440,19 @@ def test_report_into_its_own_results_is_refused(tmp_path: Path, capsys: pytest.C
     assert not (tmp_path / "report").exists()
 
 
+def test_a_run_s_folder_is_no_benchmark_s(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("config.yaml", "cameras.csv"):
+        (run / name).touch()
+    assert main(["report", str(run), "--out", str(tmp_path / "report")]) == 2
+    error = capsys.readouterr().err
+    assert f"{run} is the folder of a single run" in error
+    assert "by default benchmarks/results" in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "report").exists()
+
+
 def test_csv_tables_hold_what_the_page_says(tmp_path: Path) -> None:
     write_task(tmp_path / "results")
     write_tables(tmp_path / "out", report_on(tmp_path / "results"))

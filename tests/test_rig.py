@@ -42,6 +42,8 @@ WORLD = """<mujoco><visual><global fovy="30"/></visual><worldbody><light pos="0 
   <body name="puck" pos=".5 0 .1"><joint name="x" type="slide" axis="1 0 0" damping="1"/>
     {geom}<site name="mark" group="4" size=".05"/></body>
 </worldbody><actuator><motor joint="x" gear="30"/></actuator></mujoco>"""
+BARE = """<mujoco><worldbody><body><inertial pos="0 0 0" mass="1" diaginertia="1 1 1"/><joint type="slide"/></body>
+</worldbody></mujoco>"""
 PUCK = '<geom name="puck" type="sphere" size=".1" rgba="1 0 0 1"/>'
 
 
@@ -68,8 +70,18 @@ class World(gym.Env[Any, Any]):
         return self.data.qpos.copy(), 0.0, False, False, {}
 
 
+class Bare(World):
+    """A model without geoms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = mujoco.MjModel.from_xml_string(BARE)
+        self.data = mujoco.MjData(self.model)
+
+
 if "toy/World-v0" not in gym.registry:
     gym.register("toy/World-v0", entry_point=World, max_episode_steps=10)
+    gym.register("toy/Bare-v0", entry_point=Bare, max_episode_steps=10)
 
 
 @contextmanager
@@ -290,6 +302,12 @@ CAGE = "".join(f'<geom type="box" size=".02 2 2" pos="{x} 0 0"/>' for x in (-0.2
         ("toy/World-v0", {"env_kwargs": {"push": 0.0}}, "nothing in toy/World-v0 moves by itself; set center and"),
         ("toy/World-v0", {"env_kwargs": {"extra": CAGE}}, "no camera can be placed: .* set center, radius"),
         ("toy/World-v0", {"hide": ["geom:puck", "geom:floor"]}, "there is nothing to see: the model has no visible"),
+        (
+            "toy/World-v0",
+            {"hide": ["geom:puck"]},
+            "no camera can be placed: nothing of toy/World-v0 is visible but planes",
+        ),
+        ("toy/Bare-v0", {}, "there is nothing to see: the model has no geoms and no sites; give its bodies some"),
         ("toy/World-v0", {"hide": ["geom:pack"]}, "no geom 'pack'; valid: floor, puck"),
         ("toy/World-v0", {"hide": ["puck"]}, "geom:NAME, site:NAME or body:NAME, got 'puck'"),
         ("toy/World-v0", {"observe": ["observation"]}, "observe is for Dict observations, this one is flat"),
@@ -400,6 +418,27 @@ def test_the_command_line_makes_the_rig(tmp_path: Path, capsys: pytest.CaptureFi
     capsys.readouterr()
     assert main(["record", "--env", "CartPole-v1", "--cameras", "dome", "--out", str(tmp_path / "none")]) == 2
     assert "--cameras places a rig's cameras, but CartPole-v1 has its own, or no" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["view", "toy/World-v0", "--set", f"env_kwargs={{extra: '{CAGE}'}}"], "no camera can be placed: "),
+        (["view", "toy/Bare-v0"], "there is nothing to see: the model has no geoms and no sites"),
+        (["view", "toy/World-v0", "--set", "env_id=toy/Bare-v0"], "give toy/Bare-v0 instead of toy/World-v0"),
+        (["record", "--env", "toy/Bare-v0", "--workers", "1"], "there is nothing to see: "),
+        (["train", "--env", "toy/Bare-v0", "--encoder", "arm-reach"], "there is nothing to see: "),
+    ],
+)
+def test_the_command_line_says_what_is_wrong_in_one_line(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, "--out", str(tmp_path / "out.png")]) == 2
+    *warned, error = capsys.readouterr().err.splitlines()
+    assert said in error
+    assert error.startswith("error: ")
+    assert len(warned) == (words[0] == "train")  # of an encoder that has never seen it
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -9,14 +9,16 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import TOY_ID
+from conftest import EPISODE, TOY_ID, ToyReach
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3 import SAC
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import Tensor
 
+from gqn_rl.agents.build import make_vec_env
 from gqn_rl.agents.vec_scene import VecSceneObservation
+from gqn_rl.types import RenderError
 from gqn_rl.view_adapter import ViewAdapter
 
 POSE = (0.0, -1.0, 2.0, 1.5, -1.0)
@@ -88,3 +90,43 @@ def test_a_field_of_view_is_compared_where_it_is_given() -> None:
 def test_what_is_wrong_is_said(make: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make()
+
+
+class Broken(ToyReach):
+    """Its pictures fail, each in a way of its own."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__("state", render_mode="rgb_array")
+        self.how = how
+
+    def render(self) -> Any:
+        if self.how == "raise":
+            raise RuntimeError("no display")
+        return {"nothing": None, "floats": np.zeros((8, 8, 3)), "grey": np.zeros((8, 8), np.uint8)}[self.how]
+
+
+def broken(how: str) -> ViewAdapter:
+    return ViewAdapter(Broken(how), pose_fn)
+
+
+if "test/Broken-v0" not in gym.registry:
+    gym.register("test/Broken-v0", entry_point=broken, max_episode_steps=EPISODE)
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("raise", r"Broken.render\(\) failed \(RuntimeError: no display\); mend that first"),
+        ("nothing", r"Broken.render\(\) must return a picture \(H, W, 3\) uint8, got None"),
+        ("floats", r"must return a picture \(H, W, 3\) uint8, got \(8, 8, 3\) float64"),
+        ("grey", r"must return a picture \(H, W, 3\) uint8, got \(8, 8\) uint8"),
+    ],
+)
+def test_pictures_that_fail_are_said_to(how: str, words: str) -> None:
+    with pytest.raises(RenderError, match=words):
+        broken(how).reset()
+
+
+def test_pictures_that_would_fail_in_a_worker_fail_before_there_is_one() -> None:
+    with pytest.raises(RenderError, match="no display"):
+        make_vec_env("test/Broken-v0", {"how": "raise"}, 2, seed=0, workers="subprocess")
