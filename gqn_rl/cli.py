@@ -183,15 +183,17 @@ def _train(options: argparse.Namespace) -> None:
     """
     path = find_config(options.config)
     overrides: dict[str, Any] = {}
-    name = path.stem
+    name, configured = path.stem, read_yaml(path)
     if options.env is not None:
         overrides.update({"env.id": options.env})
-        configured = read_yaml(path).get("env")
-        if not isinstance(configured, dict) or configured.get("id") != options.env:
+        env = configured.get("env")
+        if not isinstance(env, dict) or env.get("id") != options.env:
             overrides["env.kwargs"] = {}  # they were another environment's
             name = re.sub(r"[^\w.-]+", "-", options.env)
     if options.encoder is not None:
         overrides["encoder"] = None if options.encoder.lower() in ("none", "null") else options.encoder
+        if overrides["encoder"] != configured.get("encoder"):
+            overrides["arm"] = None  # it said what the configuration's own policy sees
     if options.steps is not None:
         overrides["total_steps"] = options.steps
     if options.seed is not None:

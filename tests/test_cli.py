@@ -332,6 +332,17 @@ def test_another_environment_drops_the_arguments_of_the_first(tmp_path: Path, mo
     assert (written.env.id, written.env.kwargs, written.encoder) == (TOY_ID, {"obs_mode": "state"}, None)
 
 
+def test_another_encoder_is_not_called_what_the_configuration_s_own_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    env = {"id": TOY_ID, "kwargs": {"obs_mode": "state"}}
+    config = str(write_config(tmp_path / "toy.yaml", **TINY, arm="gqn", encoder="arm-reach", env=env))
+    for name, arguments in {"observation": [], "oracle": ["--set", "arm=oracle"]}.items():
+        assert main([config, "--encoder", "none", *arguments, "--out", name]) == 0
+        assert json.loads(Path(name, "summary.json").read_text())["arm"] == name
+
+
 def test_evaluate_prints_numbers_and_writes_a_video(
     finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
