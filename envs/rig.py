@@ -12,13 +12,14 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from gqn_rl.cameras import CONVENTION, Dome
-from gqn_rl.envs.base import FOVY, CameraMode, ObservationMode, choose, size_pair
+from gqn_rl.envs.base import FOVY, CameraMode, choose, size_pair
 from gqn_rl.envs.renderer import DETAILED, SMOOTH, renderer_version
 from gqn_rl.envs.rig_known import known
 from gqn_rl.envs.rig_stage import Stage, StageRenderer, import_plugin, make_inner, simulation
 from gqn_rl.envs.rig_survey import (
     Policy,
     check_observed,
+    everything,
     find_policy,
     go_on,
     observed_numbers,
@@ -28,6 +29,7 @@ from gqn_rl.envs.rig_survey import (
 from gqn_rl.types import POSE_SIZE, Image, Pose, SceneSource
 
 Placement = Literal["dome", "ring"]
+RigMode = Literal["views", "pixels", "state", "oracle"]
 
 #: Degrees above the horizon that cameras stand, as ArmReach's do.
 ELEVATIONS: Final[Mapping[str, tuple[float, float]]] = {"dome": (20.0, 60.0), "ring": (35.0, 35.0)}
@@ -58,8 +60,11 @@ class CameraRig(gym.Env[Any, Any]):
       and divided by their standard deviation then; and, where ``frame`` says what acts, ``frame`` (4,): its
       x, y, z (m), and 0 for the yaw;
     - ``pixels``: the K images stacked by channel, (H, W, 3K) uint8;
-    - ``state``: the environment's own observation, unchanged: goals too, for the oracle and for hindsight
-      (``compute_reward`` is there if the environment has it).
+    - ``state``: the environment's own observation, unchanged: goals too, for hindsight (``compute_reward`` is there if
+      the environment has it);
+    - ``oracle``: what a policy is told that others have to see, float32 (N,): all numbers of the environment's own
+      observation, less their mean under random actions and divided by their standard deviation then, and, where
+      ``frame`` says what acts, the way from there to each goal, in the goal's standard deviations.
 
     **Scenes** begin like an episode and go on for a random number of random actions. Where the goal is a thing of its
     own (gymnasium-robotics), it is one factor and the robot another, otherwise all is one.
@@ -119,11 +124,11 @@ class CameraRig(gym.Env[Any, Any]):
         track: Mapping[str, str] | None = None,
         scene_steps: int = 20,
         policy: str | Policy | None = None,
-        obs_mode: ObservationMode = "views",
+        obs_mode: RigMode = "views",
         render_mode: str | None = None,
         render_size: int | tuple[int, int] = 480,
     ) -> None:
-        self.obs_mode: ObservationMode = choose("obs_mode", obs_mode, get_args(ObservationMode))
+        self.obs_mode: RigMode = choose("obs_mode", obs_mode, get_args(RigMode))
         self.cameras: CameraMode = choose("cameras", cameras, get_args(CameraMode))
         self.render_mode = choose("render_mode", render_mode, (None, "rgb_array"))
         placement = choose("placement", placement, get_args(Placement))
@@ -147,6 +152,8 @@ class CameraRig(gym.Env[Any, Any]):
             raise ValueError(f"frame 'achieved_goal': {env_id} has no such position in its observation")
         if observe is None and proprio is None:
             observe, proprio = what.observe, what.proprio
+        if self.obs_mode == "oracle":
+            observe, proprio = everything(self.inner.observation_space)
         self._observed = check_observed(self.inner.observation_space, observe, proprio)
         self.stage = Stage(self.inner, hide, show)
 
@@ -224,6 +231,8 @@ class CameraRig(gym.Env[Any, Any]):
     def _observe(self) -> Any:
         if self.obs_mode == "state":
             return self._observation
+        if self.obs_mode == "oracle":
+            return self._oracle()
         images = self._eyes.render(self.stage.look(), self._in_world(self._poses))
         if self.obs_mode == "pixels":
             return np.ascontiguousarray(images.transpose(1, 2, 0, 3)).reshape(*self.image_size, -1)
@@ -236,6 +245,8 @@ class CameraRig(gym.Env[Any, Any]):
         height, width = self.image_size
         if self.obs_mode == "state":
             return self.inner.observation_space
+        if self.obs_mode == "oracle":
+            return spaces.Box(-np.inf, np.inf, self._oracle().shape, np.float32)
         if self.obs_mode == "pixels":
             return spaces.Box(0, 255, (height, width, 3 * self.views), np.uint8)
         parts: dict[str, spaces.Space[Any]] = {
@@ -266,6 +277,15 @@ class CameraRig(gym.Env[Any, Any]):
         else:
             place = self.stage.position(self._frame, self.stage.look())
         return np.array([*(place - self.center), 0.0], np.float32)
+
+    def _oracle(self) -> NDArray[np.float32]:
+        told = [self.proprio()]
+        if self.has_frame and self._goals:
+            here, parts = self.frame()[:3] + self.center, self._observed[0]
+            sizes = [np.asarray(self._observation[part]).size for part in parts]
+            scales = dict(zip(parts, np.split(self._scale, np.cumsum(sizes)[:-1]), strict=True))
+            told += [(self._observation[goal] - here) / scales[goal] for goal in self._goals]
+        return np.concatenate(told, dtype=np.float32)
 
     # Cameras --------------------------------------------------------------------------------------------------
 

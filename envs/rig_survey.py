@@ -295,6 +295,13 @@ def observed_numbers(observation: Any, parts: tuple[str, ...], entries: tuple[in
     return flat if entries is None else flat[list(entries)]
 
 
+def everything(space: spaces.Space[Any]) -> tuple[tuple[str, ...] | None, tuple[int, ...] | None]:
+    """``observe`` and ``proprio`` of :func:`check_observed` for all numbers of a Dict or flat observation."""
+    if isinstance(space, spaces.Dict):
+        return tuple(name for name, part in space.spaces.items() if isinstance(part, spaces.Box)), None
+    return None, tuple(range(int(np.prod(space.shape or (0,)))))
+
+
 def check_observed(
     space: spaces.Space[Any], observe: Sequence[str] | None, proprio: Sequence[int] | None
 ) -> tuple[tuple[str, ...], tuple[int, ...] | None]:

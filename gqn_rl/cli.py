@@ -903,7 +903,7 @@ def _rig_to_train(config: TrainConfig, encoder: SceneEncoder | None) -> dict[str
     from gqn_rl.envs.rig_stage import plugin_of
 
     env_id = config.env.id
-    sees = config.encoder is not None or config.pixels is not None
+    sees = config.encoder is not None or config.pixels is not None or "obs_mode" in config.env.kwargs
     if not (sees or plugin_of(env_id)) or _rig_factors(env_id) is None:
         return None
     _check_one_env(env_id, config.env.kwargs)

@@ -104,7 +104,12 @@ def red(image: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 @pytest.mark.parametrize(
-    ("env_id", "obs_mode"), [(REACHER, "pixels"), *((i, "views") for i in (REACHER, FETCH, DM_REACHER))]
+    ("env_id", "obs_mode"),
+    [
+        *((i, "views") for i in (REACHER, FETCH, DM_REACHER)),
+        *((i, "oracle") for i in (REACHER, FETCH)),
+        (REACHER, "pixels"),
+    ],
 )
 def test_checkers_find_nothing(env_id: str, obs_mode: str) -> None:
     with rig(env_id, obs_mode=obs_mode, cameras="moving") as env, warnings.catch_warnings():
@@ -381,6 +386,31 @@ def test_hindsight_works_where_the_goal_is_known() -> None:
     reached = (sample.rewards == 0).float().mean()
     assert reached > 0.1  # of relabelled goals many are reached; of the episodes' own, hardly any
     env.close()
+
+
+def test_the_oracle_is_told_the_observation_in_other_units_and_the_way_to_the_goal() -> None:
+    """Every number is an affine function of one that the environment says, or of the goal as seen from the hand."""
+    with rig(FETCH, obs_mode="oracle") as env:
+        told, said = [], []
+
+        def note(observation: NDArray[np.float32]) -> None:
+            raw = env._observation
+            way = raw["desired_goal"] - raw["achieved_goal"]
+            told.append(observation)
+            said.append(np.concatenate([*(raw[name] for name in env.inner.observation_space.spaces), 0 * way, way]))
+
+        env.action_space.seed(0)
+        for seed in range(12):
+            note(env.reset(seed=seed)[0])
+            note(env.step(env.action_space.sample())[0])
+        ours, theirs = np.array(told), np.array(said)
+    moves = theirs.std(axis=0) > 1e-3
+    assert moves[-3:].all()
+    for mine, its in zip(ours.T[moves], theirs.T[moves], strict=True):
+        slope, offset = np.polyfit(its, mine, 1)
+        np.testing.assert_allclose(mine, slope * its + offset, atol=1e-3 * np.ptp(mine))
+        assert slope > 0
+    np.testing.assert_allclose(np.polyfit(theirs.T[-1], ours.T[-1], 1)[1], 0, atol=1e-3)  # no way to go: zero
 
 
 def run(*words: Any) -> None:
