@@ -96,6 +96,11 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
         writer.writerows(rows)
 
 
+def share(r2: float) -> str:
+    """R2 in two digits; far below zero, where a few scenes decide what it is, just that."""
+    return f"{r2:.2f}" if r2 > -1 else "< -1"
+
+
 def markdown(rows: list[dict[str, Any]]) -> str:
     """The rows as a table for the documentation."""
     lines = [
@@ -106,8 +111,8 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         numbers = {key: float(value) for key, value in line.items() if key != "variant"}
         lines.append(
             f"| {line['variant']} | {numbers['steps']:.0f} "
-            f"| {numbers['target_r2']:.2f} | {numbers['target_cm']:.1f} cm "
-            f"| {numbers['hand_r2']:.2f} | {numbers['hand_cm']:.1f} cm | {numbers['prior_mse_relative']:.0%} |"
+            f"| {share(numbers['target_r2'])} | {numbers['target_cm']:.1f} cm "
+            f"| {share(numbers['hand_r2'])} | {numbers['hand_cm']:.1f} cm | {numbers['prior_mse_relative']:.0%} |"
         )
     return "\n".join(lines)
 

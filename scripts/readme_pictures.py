@@ -1,7 +1,7 @@
 """Make the pictures of the README from finished runs and a probe.
 
 python train.py && python train.py arm_reach_state && python train.py probe arm-reach --out runs/probe
-python train.py imagine arm-reach --out runs/imagine
+python train.py imagine arm-reach --out runs/imagine && python train.py probe arm-reach-random --out runs/probe-random
 python scripts/readme_pictures.py
 """
 
@@ -31,6 +31,8 @@ def main() -> None:
     shutil.copyfile(RUNS / "arm_reach-seed0" / "learning_curve.png", IMAGES / "arm_reach_curve.png")
     shutil.copyfile(RUNS / "arm_reach_state-seed0" / "learning_curve.png", IMAGES / "arm_reach_state.png")
     Image.open(RUNS / "probe" / "probe.png").save(IMAGES / "arm_reach_probe.png", optimize=True)
+    random = Image.open(RUNS / "probe-random" / "probe.png")
+    random.crop((0, 0, random.width, 14 + 5 * 130)).save(IMAGES / "arm_reach_random_probe.png", optimize=True)
     points = Image.open(RUNS / "probe" / "probe_points.png")
     points.crop((0, 0, points.width, points.height // 2)).save(IMAGES / "arm_reach_points.png", optimize=True)
     for name in ("imagination", "imagination_algebra"):
