@@ -88,6 +88,14 @@ def row(name: str, minutes: float, seed: int, steps: int, judged: Evaluation) ->
     }
 
 
+def read(path: Path) -> list[dict[str, Any]]:
+    """The rows of a CSV; none before it exists."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
     """All rows as CSV, atomically."""
     with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
@@ -135,10 +143,7 @@ def main() -> None:
         dataset = SceneDataset(options.data)
     except UserError as error:
         parser.error(str(error))
-    rows: list[dict[str, Any]] = []
-    if options.out.exists():
-        with options.out.open(newline="") as file:
-            rows = list(csv.DictReader(file))
+    rows = read(options.out)
     done = {(line["variant"], float(line["minutes"]), int(line["seed"])) for line in rows}
     for name in options.only or VARIANTS:
         if (name, options.minutes, options.seed) in done:

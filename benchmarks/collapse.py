@@ -1,6 +1,6 @@
 """Does pretraining collapse? Each recipe on its recording, from several seeds, for the same short processor time.
 
-    python benchmarks/collapse.py arm_reach=data/arm-reach rooms=data/rooms --minutes 1 --out benchmarks/collapse.csv
+    python benchmarks/collapse.py arm_reach=data/arm-reach rooms=data/rooms --out benchmarks/collapse.csv
 
 A recipe is a name under ``configs/pretrain``. A scene vector that has collapsed says nothing of the scene: under 1 % of
 the variance of vectors of single views is the scene's (``scene_share``), and the image drawn from it is the mean image
@@ -10,12 +10,10 @@ the variance of vectors of single views is the scene's (``scene_share``), and th
 from __future__ import annotations
 
 import argparse
-import csv
 from pathlib import Path
-from typing import Any
 
 import torch
-from ablation import measure, write
+from ablation import measure, read, write
 
 from gqn_rl.config import UserError
 from gqn_rl.data import SceneDataset
@@ -37,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recordings", nargs="+", type=named, metavar="RECIPE=FOLDER")
     parser.add_argument("--out", type=Path, required=True, help="CSV, added to")
-    parser.add_argument("--minutes", type=float, default=1.0, help="of processor time for each run (default 1)")
+    parser.add_argument("--minutes", type=float, default=2.0, help="of processor time for each run (default 2)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(default 0 1 2)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch (default: all)")
     options = parser.parse_args()
@@ -46,10 +44,7 @@ def main() -> None:
         datasets = {recipe: SceneDataset(folder) for recipe, folder in options.recordings}
     except UserError as error:
         parser.error(str(error))
-    rows: list[dict[str, Any]] = []
-    if options.out.exists():
-        with options.out.open(newline="") as file:
-            rows = list(csv.DictReader(file))
+    rows = read(options.out)
     done = {(row["recipe"], float(row["minutes"]), int(row["seed"])) for row in rows}
     for recipe, dataset in datasets.items():
         for seed in options.seeds:
