@@ -213,7 +213,7 @@ def parts(recipe: PretrainConfig, rounds: int, seconds: float, data: Path | None
     """Milliseconds of a step of ``recipe``, by what they are spent on."""
     batch = Batch(random_views(recipe.batch, recipe.max_context), random_views(recipe.drawn, 1))
     whole = recipe.objective
-    compares = whole.model_copy(update={"prior_mean": 0.0, "hardest": 0.0, "likelihood": 0.0})
+    compares = whole.model_copy(update={"prior_mean": 0.0, "likelihood": 0.0})
     draws = whole.model_copy(update={"likelihood": 0.0})
     trainings = [ours(recipe.model, terms, batch, recipe, recipe.explained) for terms in (compares, draws, whole)]
     times: list[list[float]] = [[] for _ in trainings]

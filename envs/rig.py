@@ -178,6 +178,10 @@ class CameraRig(gym.Env[Any, Any]):
         #: Where the origin of poses, frames and states lies in the world, metres (3,).
         self.center = np.array(found.center)
         self._mean, self._scale = (np.array(numbers, np.float32) for numbers in (found.mean, found.scale))
+        if self.obs_mode == "oracle" and self._goals:
+            parts = self._observed[0]
+            ends = np.cumsum([np.asarray(self._observation[part]).size for part in parts])
+            self._goal_scales = dict(zip(parts, np.split(self._scale, ends[:-1]), strict=True))
         #: Where cameras may stand, about the origin.
         self.dome = Dome(
             radius=(nearest, nearest) if placement == "ring" else (nearest, farthest),
@@ -281,10 +285,8 @@ class CameraRig(gym.Env[Any, Any]):
     def _oracle(self) -> NDArray[np.float32]:
         told = [self.proprio()]
         if self.has_frame and self._goals:
-            here, parts = self.frame()[:3] + self.center, self._observed[0]
-            sizes = [np.asarray(self._observation[part]).size for part in parts]
-            scales = dict(zip(parts, np.split(self._scale, np.cumsum(sizes)[:-1]), strict=True))
-            told += [(self._observation[goal] - here) / scales[goal] for goal in self._goals]
+            here = self.frame()[:3] + self.center
+            told += [(self._observation[goal] - here) / self._goal_scales[goal] for goal in self._goals]
         return np.concatenate(told, dtype=np.float32)
 
     # Cameras --------------------------------------------------------------------------------------------------
