@@ -14,11 +14,19 @@ _conditions: Final[list[Callable[[], bool]]] = []
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """Training stopped because it was asked to; the same command goes on from the last checkpoint."""
+    """Training stopped because it was asked to; the same command goes on from the last checkpoint.
 
-    def __init__(self, step: int) -> None:
-        super().__init__(f"interrupted at step {step}; run the same command to go on")
-        self.step = step  #: environment steps taken
+    Args:
+        step: environment steps taken.
+        resumes_at: that of the last checkpoint; 0 if there is none yet.
+    """
+
+    def __init__(self, step: int, resumes_at: int) -> None:
+        if resumes_at > 0:
+            where, then = "", f"go on from step {resumes_at:,}"
+        else:
+            where, then = ", before the first checkpoint", "begin again at step 0"
+        super().__init__(f"interrupted at step {step:,}{where}; run the same command to {then}")
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -37,7 +38,7 @@ from gqn_rl.agents.vec_scene import Context, encoder_hash
 from gqn_rl.config import Config, UserError
 from gqn_rl.encoder import GQNEncoder
 from gqn_rl.files import disk_errors, locked, read_json, write_bytes, write_json
-from gqn_rl.types import SceneEncoder
+from gqn_rl.types import RenderError, SceneEncoder
 
 #: What trains an encoder on.
 FINETUNING_POLICY: Final = "gqn_rl.agents.drq:CriticEncoderPolicy"
@@ -144,6 +145,7 @@ def train(folder: Path, config: TrainConfig, encoder: SceneEncoder | None = None
     with contextlib.ExitStack() as stack:
         venv = make_envs(config, encoder, config.n_envs)
         stack.callback(venv.close)
+        venv.reset()  # pictures that cannot be rendered are noticed here, before there is a folder
         stack.enter_context(disk_errors(str(folder)))
         stack.enter_context(locked(folder))
         begun = run.claim(config.to_dict(), fingerprint)
@@ -152,9 +154,7 @@ def train(folder: Path, config: TrainConfig, encoder: SceneEncoder | None = None
             model = _load(algorithm, config, checkpoint, venv)
         else:
             model = fresh_model(algorithm, config, venv, encoder)
-        if not begun:
-            run.begin(config.to_dict(), config.encoder, fingerprint)
-        elif changed := run.changed_versions():
+        if begun and (changed := run.changed_versions()):
             say(f"note: {', '.join(changed)} since this run began; it will not repeat exactly")
         say(f"resuming {folder} at step {checkpoint.step:,}" if checkpoint else f"training in {folder}")
 
@@ -162,13 +162,17 @@ def train(folder: Path, config: TrainConfig, encoder: SceneEncoder | None = None
 
         def check_stop() -> None:
             if stop.received:
-                raise TrainingInterrupted(model.num_timesteps)
+                kept, _ = latest_checkpoint(run.checkpoints)
+                raise TrainingInterrupted(model.num_timesteps, kept.step if kept else 0)
 
         # In this process a larger batch of episodes saves encoder calls; in workers it would cost processes.
         batch = config.n_envs if config.workers == "subprocess" else EVALUATION_BATCH
         held_out = make_envs(config, encoder, min(batch, config.evaluation.episodes))
         stack.callback(held_out.close)
         random_policy = _random_policy(run, held_out, config.evaluation.episodes, check_stop)
+        if not begun:  # not before whole episodes went well: until then the folder is free for other settings
+            run.begin(config.to_dict(), config.encoder, fingerprint)
+        write_json(run.random_policy, random_policy)
         clock = Clock(checkpoint.wall_s if checkpoint else 0.0)
         tracker = Tracker(config.wandb, folder, folder.name, config.to_dict(), say)
         stack.callback(tracker.close)
@@ -213,9 +217,23 @@ def train(folder: Path, config: TrainConfig, encoder: SceneEncoder | None = None
 
 
 def make_envs(config: TrainConfig, encoder: SceneEncoder | None, n_envs: int) -> VecEnv:
-    """Environments as the policy of ``config`` sees them; the one way, for training and for evaluation."""
+    """Environments as the policy of ``config`` sees them; the one way, for training and for evaluation.
+
+    Raises:
+        UserError: they cannot be made, for whatever reason, or not seen as ``config`` wants it.
+        RenderError: rendering cannot work here.
+    """
     _, seed = stretch_seeds(config.seed, 0)
-    venv = make_vec_env(config.env.id, config.env.kwargs, n_envs, seed, config.workers)
+    try:
+        venv = make_vec_env(config.env.id, config.env.kwargs, n_envs, seed, config.workers)
+    except (UserError, RenderError):
+        raise
+    except Exception as error:  # somebody's constructor may raise anything
+        *_, place = traceback.extract_tb(error.__traceback__)
+        raise UserError(
+            f"environment {config.env.id} with {config.env.kwargs} cannot be made: {type(error).__name__}: {error} "
+            f"({place.filename}, line {place.lineno}); mend that first"
+        ) from error
     try:
         return see(config, encoder, venv)
     except BaseException:
@@ -273,10 +291,11 @@ def _restore_records(run: RunFolder, checkpoint: Checkpoint | None) -> list[Row]
 
 def _random_policy(run: RunFolder, venv: VecEnv, episodes: int, check_stop: Callable[[], None]) -> dict[str, Any]:
     """How uniformly random actions do in the same episodes; measured once a run."""
-    if not run.random_policy.exists():
-        policy = uniform_random(venv.action_space, venv.num_envs, seed=HELD_OUT)
-        write_json(run.random_policy, evaluate(policy, venv, episodes, check_stop=check_stop).to_dict())
-    return read_json(run.random_policy)
+    if run.random_policy.exists():
+        known: dict[str, Any] = read_json(run.random_policy)
+        return known
+    policy = uniform_random(venv.action_space, venv.num_envs, seed=HELD_OUT)
+    return evaluate(policy, venv, episodes, check_stop=check_stop).to_dict()
 
 
 def _save_model(model: BaseAlgorithm, path: Path) -> None:

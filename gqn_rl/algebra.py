@@ -8,7 +8,7 @@ compared with were seen by different cameras.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 
 from gqn_rl.config import UserError
-from gqn_rl.data import BlockPlan, set_scene
+from gqn_rl.data import BlockPlan, look, set_scene, stack
 from gqn_rl.encoder import GQNEncoder
-from gqn_rl.types import POSE_SIZE, SceneSource, Views
+from gqn_rl.types import SceneSource, Views
 
 #: Values of each factor in a block: sixteen scenes to choose from.
 SIDE: Final = 4
@@ -74,30 +74,21 @@ def choose_factors(source: SceneSource, wanted: tuple[str, str] | None) -> tuple
 
 def photograph_blocks(source: SceneSource, plan: AlgebraPlan, progress: Callable[[int], None]) -> Iterator[Block]:
     """Photograph the blocks of ``plan``; ``progress`` is called with the number of images just made."""
-    height, width = source.camera_metadata["image_size"]
     block = BlockPlan(rows=plan.factors[0], columns=plan.factors[1], height=SIDE, width=SIDE)
     for number in range(plan.blocks):
-        made = [
-            Views(
-                np.empty((SIDE, SIDE, count, height, width, 3), np.uint8),
-                np.empty((SIDE, SIDE, count, POSE_SIZE), np.float32),
-            )
-            for count in (plan.views, plan.views, 1)
-        ]
-        shown = None
-        for place in range(block.size):
-            scene = number * block.size + place
+        added: list[Views] = []
+        compared: list[Views] = []
+        shown: list[Views] = []
+        pose_shown = None
+        for scene in range(number * block.size, (number + 1) * block.size):
             set_scene(source, block, plan.seed, scene)
             rng = np.random.default_rng([plan.seed, scene, 1])
-            for images, poses in made[:2]:
-                for view in range(plan.views):
-                    pose = source.sample_pose(rng)
-                    poses[divmod(place, SIDE)][view], images[divmod(place, SIDE)][view] = pose, source.render_view(pose)
-            shown = source.sample_pose(rng) if shown is None else shown
-            images, poses = made[2]
-            poses[divmod(place, SIDE)][0], images[divmod(place, SIDE)][0] = shown, source.render_view(shown)
+            for views in (added, compared):
+                views.append(look(source, [source.sample_pose(rng) for _ in range(plan.views)]))
+            pose_shown = source.sample_pose(rng) if pose_shown is None else pose_shown
+            shown.append(look(source, [pose_shown]))
             progress(2 * plan.views + 1)
-        yield Block(*made)
+        yield Block(_square(added), _square(compared), _square(shown))
 
 
 def combine(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -138,6 +129,10 @@ def draw(encoder: GQNEncoder, block: Block) -> list[NDArray[np.float32]]:
 def _encode(encoder: GQNEncoder, views: Views) -> NDArray[np.float32]:
     flat = encoder.encode(*_flat(views)).float().cpu().numpy()
     return flat.reshape(SIDE, SIDE, -1)
+
+
+def _square(scenes: Sequence[Views]) -> Views:
+    return Views(*(array.reshape(SIDE, SIDE, *array.shape[1:]) for array in stack(scenes)))
 
 
 def _flat(views: Views) -> Views:

@@ -176,7 +176,8 @@ def _train(options: argparse.Namespace) -> None:
     """Train a policy, by default an arm that reaches what it sees.
 
     The run's folder gets the policies, the evaluations, a learning curve, a video and a
-    summary. A run that was stopped, by Ctrl-C or a crash, goes on with the same command.
+    summary. A run that was stopped, by Ctrl-C or a crash, goes on with the same command, from
+    its last checkpoint (every checkpoint_every steps).
 
     Example:
       gqn-rl train arm_reach --seed 3 --steps 20000 --set evaluation.episodes=100
@@ -443,7 +444,11 @@ def _view(options: argparse.Namespace) -> None:
 
 
 def _pretrain_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", nargs="?", default="pretrain/arm_reach", help="a YAML file, or a name")
+    parser.add_argument(
+        "config",
+        nargs="?",
+        help="a YAML file, or a name (default: pretrain/rig for what a camera rig recorded, else pretrain/arm_reach)",
+    )
     parser.add_argument(
         "--data",
         required=True,
@@ -479,13 +484,14 @@ def _pretrain(options: argparse.Namespace) -> None:
     from gqn_rl.pretrain_run import claim, follow, run
     from gqn_rl.pretraining import PretrainConfig, Pretraining
 
-    overrides = _given(steps=options.steps, seed=options.seed)
+    overrides, default = _given(steps=options.steps, seed=options.seed), "pretrain/arm_reach"
     if options.data.startswith(PREFIX):
         overrides["model.fovy"] = find_layout(parse_spec(options.data)[0]).fovy
-    else:
-        overrides.update(_rigged_model(load_manifest(options.data).camera))
+    elif rigged := _rigged_model(load_manifest(options.data).camera):
+        overrides.update(rigged)
+        default = "pretrain/rig"
     overrides.update(parse_override(text) for text in options.overrides)
-    config = PretrainConfig.from_yaml(find_config(options.config, "pretrain"), overrides)
+    config = PretrainConfig.from_yaml(find_config(options.config or default, "pretrain"), overrides)
     check_tracking(options.wandb)
     claim(options.out, config)
     if options.threads is not None:
@@ -868,6 +874,8 @@ def _rig_factors(env_id: str) -> tuple[str, ...] | None:
         return rig_for(env_id)
     except ValueError as error:
         raise UserError(str(error)) from None
+    except Exception:  # somebody's constructor may raise anything; whoever makes it in earnest says what
+        return None
 
 
 def _rigged_recording(env_id: str, placement: str | None) -> dict[str, Any]:
@@ -882,8 +890,8 @@ def _rigged_recording(env_id: str, placement: str | None) -> dict[str, Any]:
         "env_kwargs.env_id": env_id,
         "env_kwargs.placement": placement or "dome",
     }
-    if factors == ("goal", "robot"):  # the blocks of configs/record/arm_reach.yaml, whose encoder sees the hand too
-        rigged["block"] = {"rows": "goal", "columns": "robot", "height": 2, "width": 16, "family": 4}
+    if factors == ("goal", "robot"):  # eight of each: a small goal is found among many that one robot meets
+        rigged["block"] = {"rows": "goal", "columns": "robot", "height": 8, "width": 8, "family": 4}
     return rigged
 
 

@@ -21,7 +21,7 @@ import multiprocessing.connection
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
@@ -32,7 +32,7 @@ from pydantic import Field, model_validator
 
 from gqn_rl.config import Config, UserError
 from gqn_rl.files import disk_errors, read_json, write_json
-from gqn_rl.types import POSE_SIZE, Perturbable, RenderError, SceneSource, Views
+from gqn_rl.types import POSE_SIZE, Perturbable, Pose, RenderError, SceneSource, Views
 
 #: Scenes a process writes before it marks them done.
 CHUNK: Final = 64
@@ -182,9 +182,7 @@ def record_chunks(source: SceneSource, folder: Path, config: RecordConfig, chunk
             set_scene(source, config.block, config.seed, scene)
             states[scene] = source.state()
             rng = np.random.default_rng([config.seed, scene, 1])
-            for view in range(config.views):
-                poses[scene, view] = source.sample_pose(rng)
-                images[scene, view] = source.render_view(poses[scene, view])
+            images[scene], poses[scene] = look(source, [source.sample_pose(rng) for _ in range(config.views)])
         for array in (images, poses, states):
             array.flush()
         done[chunk] = 1
@@ -203,6 +201,24 @@ def set_scene(source: SceneSource, block: BlockPlan, seed: int, scene: int) -> N
         if draw > first:
             perturbable = cast(Perturbable, source)  # checked by describe_source
             perturbable.perturb_factor(factor, np.random.default_rng([seed, number, 0, index, draw]))
+
+
+def look(source: SceneSource, poses: Iterable[Pose]) -> Views:
+    """What K cameras at ``poses`` see of the present scene of ``source``: arrays (K, H, W, 3) uint8 and (K, 5) float32.
+
+    All of it is copied, and a picture is of the very pose that stands beside it.
+    """
+    height, width = source.camera_metadata["image_size"]
+    chosen = np.array(list(poses), np.float32)
+    images = np.empty((len(chosen), height, width, 3), np.uint8)
+    for image, pose in zip(images, chosen, strict=True):
+        image[:] = source.render_view(pose)
+    return Views(images, chosen)
+
+
+def stack(scenes: Sequence[Views]) -> Views:
+    """The views (K) of each of n scenes, together: (n, K)."""
+    return Views(*(np.stack(arrays) for arrays in zip(*scenes, strict=True)))
 
 
 def finish_recording(folder: Path) -> Manifest:

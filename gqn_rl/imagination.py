@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gqn_rl.data import BlockPlan, set_scene
+from gqn_rl.data import BlockPlan, look, set_scene, stack
 from gqn_rl.gqn import GQN, likelihood_floor
-from gqn_rl.types import POSE_SIZE, SceneSource, Views
+from gqn_rl.types import SceneSource, Views
 
 #: Scenes in memory at a time.
 PART: Final = 32
@@ -81,27 +81,18 @@ class Row(NamedTuple):
 
 def photograph(source: SceneSource, plan: ImaginationPlan, progress: Callable[[int], None]) -> Iterator[Shots]:
     """Photograph the scenes of ``plan``; ``progress`` is called with the number of images just made."""
-    height, width = source.camera_metadata["image_size"]
-
-    def views(scenes: int, count: int) -> Views:
-        images = np.empty((scenes, count, height, width, 3), np.uint8)
-        return Views(images, np.empty((scenes, count, POSE_SIZE), np.float32))
-
     for first in range(0, plan.scenes, PART):
-        scenes = range(first, min(first + PART, plan.scenes))
-        shots = Shots(views(len(scenes), plan.views), views(len(scenes), 1), views(len(scenes), 1))
-        for row, scene in enumerate(scenes):
+        contexts, queries, contradictions = [], [], []
+        for scene in range(first, min(first + PART, plan.scenes)):
             rng = np.random.default_rng([plan.seed, scene, 1])
             set_scene(source, BlockPlan(), plan.seed, scene)
-            poses = np.stack([source.sample_pose(rng) for _ in range(plan.views + 1)])
-            for view, pose in enumerate(poses[:-1]):
-                shots.context.images[row, view], shots.context.poses[row, view] = source.render_view(pose), pose
-            shots.query.images[row, 0], shots.query.poses[row, 0] = source.render_view(poses[-1]), poses[-1]
+            *seen, unseen = (source.sample_pose(rng) for _ in range(plan.views + 1))
+            contexts.append(look(source, seen))
+            queries.append(look(source, [unseen]))
             set_scene(source, BlockPlan(), plan.seed, (scene + 1) % plan.scenes)
-            shots.contradiction.images[row, 0] = source.render_view(poses[-1])
-            shots.contradiction.poses[row, 0] = poses[-1]
+            contradictions.append(look(source, [unseen]))
             progress(plan.views + 2)
-        yield shots
+        yield Shots(stack(contexts), stack(queries), stack(contradictions))
 
 
 @torch.inference_mode()

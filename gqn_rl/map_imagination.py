@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gqn_rl.data import BlockPlan, set_scene
+from gqn_rl.data import BlockPlan, look, set_scene, stack
 from gqn_rl.gqn import GQN
 from gqn_rl.imagination import NORMAL_95, PART
-from gqn_rl.types import POSE_SIZE, Mapped, SceneSource, Views
+from gqn_rl.types import Mapped, SceneSource, Views
 
 
 @dataclass(frozen=True)
@@ -78,31 +78,19 @@ def photograph_maps(source: SceneSource, plan: MapPlan, progress: Callable[[int]
 
     ``source`` is also :class:`gqn_rl.types.Mapped`.
     """
-    height, width = source.camera_metadata["image_size"]
     walker = cast(Mapped, source)
     pair = BlockPlan(columns=walker.map_factor, width=2)
     for first in range(0, plan.scenes, PART):
-        count = min(PART, plan.scenes - first)
-        walk = Views(
-            np.empty((count, plan.views, height, width, 3), np.uint8),
-            np.empty((count, plan.views, POSE_SIZE), np.float32),
-        )
-        maps = Views(
-            np.empty((count, 1, height, width, 3), np.uint8),
-            np.tile(walker.map_pose.astype(np.float32), (count, 1, 1)),
-        )
-        other = np.empty((count, height, width, 3), np.uint8)
-        for row in range(count):
-            scene = pair.size * (first + row)
+        walks, maps, others = [], [], []
+        for number in range(first, min(first + PART, plan.scenes)):
+            scene = pair.size * number
             set_scene(source, pair, plan.seed, scene)
-            walk.poses[row] = walker.walk_poses(np.random.default_rng([plan.seed, scene, 1]), plan.views)
-            for view, pose in enumerate(walk.poses[row]):
-                walk.images[row, view] = source.render_view(pose)
-            maps.images[row, 0] = source.render_view(walker.map_pose)
+            walks.append(look(source, walker.walk_poses(np.random.default_rng([plan.seed, scene, 1]), plan.views)))
+            maps.append(look(source, [walker.map_pose]))
             set_scene(source, pair, plan.seed, scene + 1)
-            other[row] = source.render_view(walker.map_pose)
+            others.append(look(source, [walker.map_pose]))
             progress(plan.views + 2)
-        yield MapShots(walk, maps, other)
+        yield MapShots(stack(walks), stack(maps), stack(others).images[:, 0])
 
 
 def measure_maps(gqn: GQN, shots: Iterable[MapShots], plan: MapPlan) -> MapErrors:

@@ -5,7 +5,7 @@ The folder::
     config.yaml          the resolved configuration
     metrics.csv          a row every LOG_EVERY steps
     evaluations.csv      a row every ``evaluate_every`` steps, on held-out scenes
-    gallery.png          held-out scenes: context views | truth | prior mean | a sample
+    gallery.png          held-out scenes, with a label to each column: context views | truth | prior mean | a sample
     checkpoint.pt        what a resumed run needs
     encoder.safetensors, encoder.json   the frozen encoder and its card; written last, they mark the run as finished
 """
@@ -117,7 +117,7 @@ def _run(pretraining: Pretraining, folder: Path, log: Log, stop: Callable[[], bo
                 evaluation = _evaluate(pretraining, folder)
                 evaluations.append({"step": step.number, "wall_s": time.monotonic() - began, **evaluation.scalars()})
                 log(step.number, {f"held_out/{name}": value for name, value in evaluation.scalars().items()})
-                bar.write(_line(evaluation))
+                bar.write(_line(evaluation, drawn=step.number > config.draws_from))
             stopping = pretraining.world.any(stop())
             if step.number % config.checkpoint_every == 0 or last or stopping:
                 metrics.flush()
@@ -131,7 +131,8 @@ def _run(pretraining: Pretraining, folder: Path, log: Log, stop: Callable[[], bo
 def _evaluate(pretraining: Pretraining, folder: Path) -> Evaluation:
     evaluation = pretraining.evaluate()
     rows = [[to_uint8(image) for image in row] for row in pretraining.gallery()]
-    save_png(folder / "gallery.png", grid(rows))
+    context = [f"view {i + 1}" for i in range(len(rows[0]) - 3)]
+    save_png(folder / "gallery.png", grid(rows, labels=(*context, "truth", "prior mean", "sample")))
     return evaluation
 
 
@@ -170,21 +171,24 @@ def _training_row(step: Step) -> dict[str, float]:
 def _postfix(row: Mapping[str, float], bar: Any, batch: int) -> str:
     rate = bar.format_dict["rate"] or 0.0
     accuracy = row["contrast_accuracy"] if math.isnan(row["geometry_accuracy"]) else row["geometry_accuracy"]
-    return f"{rate * batch:.0f} scenes/s, contrast {accuracy:.2f}, prior MSE {row['prior_mse']:.4f}"
+    drawing = "" if math.isnan(row["prior_mse"]) else f", prior MSE {row['prior_mse']:.4f}"
+    return f"{rate * batch:.0f} scenes/s, contrast {accuracy:.2f}{drawing}"
 
 
-def _line(evaluation: Evaluation) -> str:
+def _line(evaluation: Evaluation, drawn: bool) -> str:
     probes = ", ".join(
         f"{name.removesuffix('_r2')} R2 {value:.2f} ({evaluation.probes[name.removesuffix('_r2') + '_cm']:.1f} cm)"
         for name, value in evaluation.probes.items()
         if name.endswith("_r2")
     )
     warning = " — THE SCENE VECTOR HAS COLLAPSED (see docs/pretraining.md)" if evaluation.collapsed else ""
-    return (
-        f"step {evaluation.step}: "
+    drawing = (
         f"prior MSE {evaluation.prior_mse / evaluation.mean_image_mse:.0%} of the mean image's, "
         f"posterior {evaluation.posterior_mse / evaluation.mean_image_mse:.0%}, KL {evaluation.kl:.1f} nats, "
-        f"ELBO {-evaluation.negative_elbo:.0f}, "
+        f"ELBO {-evaluation.negative_elbo:.0f}"
+    )
+    return (
+        f"step {evaluation.step}: {drawing if drawn else 'nothing is drawn yet'}, "
         f"scene std {evaluation.scene_std:.3f} (share {evaluation.scene_share:.2f}), "
         f"{probes}{warning}"
     )

@@ -15,8 +15,8 @@ from torch import nn
 
 from gqn_rl.cameras import Dome
 from gqn_rl.config import UserError
-from gqn_rl.data import BlockPlan, set_scene
-from gqn_rl.types import POSE_SIZE, Described, Pose, Quantity, SceneEncoder, SceneSource, Views
+from gqn_rl.data import BlockPlan, look, set_scene, stack
+from gqn_rl.types import Described, Pose, Quantity, SceneEncoder, SceneSource, Views
 
 
 class Ridge(NamedTuple):
@@ -190,25 +190,17 @@ def photograph(source: SceneSource, plan: ProbePlan, progress: Callable[[int], N
     the same random numbers, so that a :class:`gqn_rl.cameras.Dome`'s camera k stands outside at the azimuth and
     distance that it has inside, and only its elevation differs.
     """
-    height, width = source.camera_metadata["image_size"]
     for part in plan.parts():
-        shapes = {name: (len(part), plan.views(name, part.start)) for name in plan.regions}
-        views = {
-            name: Views(np.empty((*shape, height, width, 3), np.uint8), np.empty((*shape, POSE_SIZE), np.float32))
-            for name, shape in shapes.items()
-            if shape[1] > 0
-        }
         states = []
-        for row, scene in enumerate(part):
+        seen: dict[str, list[Views]] = {name: [] for name in plan.regions if plan.views(name, part.start) > 0}
+        for scene in part:
             set_scene(source, BlockPlan(), plan.seed, scene)
             states.append(np.array(source.state()))
-            for name, (images, poses) in views.items():
+            for name, views in seen.items():
                 rng = np.random.default_rng([plan.seed, scene, 1])
-                for view in range(poses.shape[1]):
-                    poses[row, view] = plan.regions[name](rng)
-                    images[row, view] = source.render_view(poses[row, view])
-                progress(poses.shape[1])
-        yield Shots(plan.fits(part.start), np.stack(states), views)
+                views.append(look(source, [plan.regions[name](rng) for _ in range(plan.views(name, scene))]))
+                progress(plan.views(name, scene))
+        yield Shots(plan.fits(part.start), np.stack(states), {name: stack(views) for name, views in seen.items()})
 
 
 def quantities(source: SceneSource) -> dict[str, Quantity]:

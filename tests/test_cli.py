@@ -507,7 +507,7 @@ def test_stopped_run_says_so_and_goes_on(
     assert process.returncode == 130, error
     assert len(error.splitlines()) == 1, error
     assert error.startswith("interrupted at step ")
-    assert error.rstrip().endswith("run the same command to go on")
+    assert error.rstrip().endswith("run the same command to go on from step 200")
     assert not run.finished
     assert 200 <= int(error.split()[3].rstrip(";")) < 300
     assert main([str(config), "--out", str(run.path)]) == 0

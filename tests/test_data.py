@@ -14,6 +14,7 @@ from conftest import photograph
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from test_probes import Spot
 
 from gqn_rl.cameras import CONVENTION
 from gqn_rl.config import UserError
@@ -24,6 +25,7 @@ from gqn_rl.data import (
     SceneDataset,
     describe_source,
     finish_recording,
+    look,
     missing_chunks,
     open_recording,
     record,
@@ -31,8 +33,9 @@ from gqn_rl.data import (
     sample_scenes,
     set_scene,
     split_views,
+    stack,
 )
-from gqn_rl.types import POSE_SIZE, Image, Perturbable, Pose, SceneSource
+from gqn_rl.types import POSE_SIZE, Image, Perturbable, Pose, SceneSource, Views
 
 BLOCK = BlockPlan(rows="target", columns="arm", height=2, width=2)
 CONFIG = RecordConfig(scenes=2 * CHUNK + 8, views=2, env_kwargs={"image_size": 16}, block=BLOCK, seed=3)
@@ -99,6 +102,37 @@ def test_a_recorded_view_is_what_the_source_shows(recording: Path) -> None:
         np.testing.assert_array_equal(source.state(), data.states[scene])
         for view in range(data.views):
             np.testing.assert_array_equal(source.render_view(data.poses[scene, view]), data.images[scene, view])
+
+
+def test_a_look_is_each_picture_beside_its_pose_and_nobody_elses_memory() -> None:
+    """Of a source that gives out its own arrays, and poses in double precision: what is stored is what was rendered."""
+
+    class Careless(Spot):
+        paper, map_pose = np.zeros((4, 4, 3), np.uint8), np.ones(POSE_SIZE, np.float32)
+
+        def render_view(self, pose: Pose) -> Image:
+            self.paper[:] = super().render_view(pose)
+            return self.paper
+
+    source = Careless()
+    rng = np.random.default_rng(0)
+    scenes = []
+    for _ in range(3):
+        source.new_scene(rng)
+        poses = [source.map_pose, *rng.normal(size=(3, POSE_SIZE))]
+        views = look(source, poses)
+        assert (views.images.dtype, views.poses.dtype) == (np.uint8, np.float32)
+        np.testing.assert_array_equal(views.poses, np.array(poses, np.float32))
+        np.testing.assert_array_equal(views.images, [source.render_view(pose).copy() for pose in views.poses])
+        scenes.append(Views(views.images.copy(), views.poses.copy()))
+        source.paper[:], source.map_pose[:] = 7, source.map_pose + 1
+        for kept, now in zip(scenes[-1], views, strict=True):
+            np.testing.assert_array_equal(kept, now)
+    together = stack(scenes)
+    assert (together.images.shape, together.poses.shape) == ((3, 4, 4, 4, 3), (3, 4, POSE_SIZE))
+    for scene, views in enumerate(scenes):
+        np.testing.assert_array_equal(together.images[scene], views.images)
+        np.testing.assert_array_equal(together.poses[scene], views.poses)
 
 
 def test_a_batch_is_the_scenes_and_views_asked_for(recording: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from test_data import make_arm
 
 from gqn_rl.config import UserError
@@ -23,6 +24,7 @@ from gqn_rl.encoder import GQNEncoder
 from gqn_rl.files import locked
 from gqn_rl.gqn import GQNConfig
 from gqn_rl.objectives import ContrastHead, ObjectiveConfig
+from gqn_rl.pictures import LINE, grid, to_uint8
 from gqn_rl.pretrain_run import run
 from gqn_rl.pretraining import PretrainConfig, Pretraining, Ramp
 
@@ -135,9 +137,20 @@ def test_a_run_leaves_an_encoder_and_is_never_overwritten(data: SceneDataset, tm
     assert {"hand_r2", "target_cm", "prior_mse_relative", "scene_std"} <= again.card["held_out"].keys()
     assert [int(row["step"]) for row in _rows(tmp_path / "evaluations.csv")] == [6, 12]
     assert "held_out/kl" in logged[12]
-    assert (tmp_path / "gallery.png").stat().st_size > 1000
     with pytest.raises(UserError, match="finished"):
         run(Pretraining(CONFIG, data), tmp_path)
+
+
+def test_the_gallery_has_a_label_above_each_column(data: SceneDataset, tmp_path: Path) -> None:
+    pretraining = Pretraining(CONFIG, data)
+    run(pretraining, tmp_path)
+    plain = grid([[to_uint8(image) for image in row] for row in pretraining.gallery()])
+    with Image.open(tmp_path / "gallery.png") as file:
+        picture = np.asarray(file)
+    assert np.array_equal(picture[LINE:], plain)
+    columns = CONFIG.max_context + 3  # context views | truth | prior mean | sample
+    labels = np.array_split(picture[:LINE], columns, axis=1)
+    assert all((label < 128).any() for label in labels)
 
 
 def test_a_folder_that_belongs_to_something_else_is_left_alone(data: SceneDataset, tmp_path: Path) -> None:
@@ -207,6 +220,8 @@ def test_contrast_wants_two_views() -> None:
         ({"explained": 0}, "explained"),
         ({"objective": {"contrast": 1.0}}, "objective.contrast compares features: .*channels must be above 0"),
         ({"model": {"representation": {"kind": "ray"}}}, "representation 'ray' needs channels above 0"),
+        ({"compare_first": 1.0}, "compare_first"),
+        ({"compare_first": 0.1, "objective": {"geometry": 0}}, "compare_first is 0.1, but nothing compares"),
         ({"query": "seen"}, "query 'seen' draws the only view that is given: max_context must be 1, got 3"),
         ({"model": {"generator": {"mixing_channels": 0}}}, "'points' needs generator.mixing_channels above 0, got 0"),
     ],
@@ -235,6 +250,25 @@ def test_every_choice_of_terms_trains(data: SceneDataset, kind: str, contrast: f
     assert losses.geometry.isnan() == (geometry == 0 or kind == "ray")
     evaluation = training.evaluate(probe_scenes=32)
     assert all(np.isfinite(list(evaluation.scalars().values())))
+
+
+def test_views_are_compared_before_anything_is_drawn(data: SceneDataset) -> None:
+    """The first steps are those of a run that never draws; the generator begins with the first that does."""
+    contrasts = CONFIG.objective
+    never = contrasts.model_copy(update={"likelihood": 0.0, "prior_mean": 0.0})
+    first = Pretraining(CONFIG.model_copy(update={"compare_first": 0.25}), data)
+    other = Pretraining(CONFIG.model_copy(update={"objective": never}), data)
+    before = {name: value.clone() for name, value in first.model.generator.state_dict().items()}
+    for _, step, reference in zip(range(3), first.steps(), other.steps(), strict=False):
+        assert step.losses.prior_mse.isnan()
+        assert step.losses.negative_elbo.isnan()
+        assert step.losses.total == reference.losses.total
+    assert _equal(first, other)
+    assert all(torch.equal(before[name], value) for name, value in first.model.generator.state_dict().items())
+    step = next(first.steps())
+    assert step.losses.prior_mse.isfinite()
+    assert step.sigma == CONFIG.sigma.start  # its ramp begins with the drawing
+    assert not all(torch.equal(before[name], value) for name, value in first.model.generator.state_dict().items())
 
 
 def test_without_auxiliary_terms_the_loss_is_the_elbo(data: SceneDataset) -> None:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import ROOT, TOY_ID, OtherEncoder, ToyEncoder, cli_environment, toy_values
+from conftest import EPISODE, ROOT, TOY_ID, OtherEncoder, ToyEncoder, ToyReach, cli_environment, toy_values
 from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,12 +37,15 @@ from gqn_rl.agents.checkpoints import (
     save_checkpoint,
     save_replay,
 )
+from gqn_rl.agents.interrupts import TrainingInterrupted, stopping_when
 from gqn_rl.agents.runs import Row, RunFolder, check_same_config
 from gqn_rl.agents.seeding import HELD_OUT, own_randomness, stretch_seeds
 from gqn_rl.agents.tracking import Tracker
 from gqn_rl.agents.training import TrainConfig, make_envs, train
+from gqn_rl.cli import main
 from gqn_rl.config import UserError
 from gqn_rl.files import locked
+from gqn_rl.types import RenderError
 
 PPO_VALUES = {"algorithm": {"id": "PPO", "kwargs": {"n_steps": 20, "batch_size": 20, "n_epochs": 2}}}
 DRIVER = """
@@ -133,6 +137,21 @@ def test_killed_run_ends_bit_identical_to_one_never_stopped(
     assert [row.step for row in RunFolder(whole).rows()] == [100, 200, 300]
     for name in ("final_model.zip", "best_model.zip"):
         assert same(parameters(killed / name, algorithm), parameters(whole / name, algorithm)), name
+
+
+@pytest.mark.parametrize(("rows", "words"), [(1, "begin again at step 0"), (3, "go on from step 100")])
+def test_a_stopped_run_goes_on_from_where_it_says(
+    rows: int, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, config = RunFolder(tmp_path), toy_config(total_steps=200, evaluation={"every": 50, "episodes": 2})
+    with stopping_when(lambda: len(run.rows()) >= rows), pytest.raises(TrainingInterrupted, match=words) as stop:
+        train(run.path, config, ToyEncoder())
+    assert f"interrupted at step {50 * rows + 1}" in str(stop.value)
+    assert ("before the first checkpoint" in str(stop.value)) == (rows == 1)
+    capsys.readouterr()
+    train(run.path, config, ToyEncoder())
+    assert ("resuming" if rows > 1 else "training in") in (said := capsys.readouterr().out)
+    assert ("at step 100\n" in said) == (rows > 1)
 
 
 def test_another_seed_ends_elsewhere(finished_run: Path, tmp_path: Path) -> None:
@@ -256,6 +275,71 @@ def test_folder_with_other_things_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(UserError, match=r"not empty and holds no run \(it has thesis.tex\)"):
         train(tmp_path, toy_config(), ToyEncoder())
+
+
+class Faulty(ToyReach):
+    """It renders ``left`` more pictures, and then fails; below zero it cannot even be made."""
+
+    left = 0
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if Faulty.left < 0:
+            raise RuntimeError("no camera\nhere")
+
+    def _observe(self) -> Any:
+        if Faulty.left == 0:
+            raise RenderError("no picture; mend that first")
+        Faulty.left -= 1
+        return super()._observe()
+
+
+@pytest.fixture
+def faulty() -> Iterator[str]:
+    gym.register("test/Faulty-v0", entry_point=Faulty, max_episode_steps=EPISODE)
+    yield "test/Faulty-v0"
+    del gym.registry["test/Faulty-v0"]
+
+
+@pytest.mark.parametrize("left", [-1, 0])
+def test_what_fails_at_once_leaves_nothing(
+    left: int, faulty: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, folder = tmp_path / "toy.yaml", tmp_path / "run"
+    config.write_text(yaml.safe_dump(toy_values()))
+    Faulty.left = left
+    assert main(["train", str(config), "--env", faulty, "--out", str(folder)]) == 2
+    output = capsys.readouterr()
+    made = f"environment {faulty} with {{}} cannot be made: RuntimeError: no camera here ({__file__}, line "
+    assert (made if left < 0 else "error: no picture; mend that first") in output.err
+    assert len(output.err.splitlines()) == 1
+    assert output.out == ""
+    assert not folder.exists()
+
+
+def test_what_fails_before_the_first_step_leaves_a_free_folder(faulty: str, tmp_path: Path) -> None:
+    Faulty.left = 20  # in the episodes of random actions
+    with pytest.raises(RenderError):
+        train(tmp_path, toy_config(env__id=faulty), ToyEncoder())
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    train(tmp_path, toy_config(total_steps=50), ToyEncoder())  # the fault is mended by other settings
+    assert RunFolder(tmp_path).finished
+
+
+def test_a_run_that_fails_later_goes_on_once_that_is_mended(faulty: str, tmp_path: Path) -> None:
+    config = toy_config(env__id=faulty, total_steps=250)
+    Faulty.left = 10**6
+    train(tmp_path / "whole", config, ToyEncoder())
+    Faulty.left = 10**6 - Faulty.left - 100
+    with pytest.raises(RenderError):
+        train(tmp_path / "run", config, ToyEncoder())
+    kept, _ = latest_checkpoint(RunFolder(tmp_path / "run").checkpoints)
+    assert kept is not None
+    Faulty.left = 10**6
+    train(tmp_path / "run", config, ToyEncoder())
+    assert records(tmp_path / "run") == records(tmp_path / "whole")
+    final = [parameters(tmp_path / name / "final_model.zip") for name in ("run", "whole")]
+    assert same(*final)
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
