@@ -105,7 +105,7 @@ class Losses(NamedTuple):
     negative_elbo: Tensor  #: nats above the likelihood's floor: (nll - floor) + kl, a view
     kl: Tensor  #: nats a view
     posterior_mse: Tensor
-    prior_mse: Tensor  #: of the prior-mean image; nan when the term is off
+    prior_mse: Tensor  #: of the prior-mean image; nan when the term is off, or nothing is drawn
     contrast: Tensor  #: nats; nan when the term is off
     contrast_accuracy: Tensor
     geometry: Tensor  #: nats; nan when the term is off
@@ -130,6 +130,7 @@ class Objective(nn.Module):
         rng: Noise,
         explained: int | None = None,
         world: World = ALONE,
+        draws: bool = True,
     ) -> Losses:
         """Compare the views of B scenes, draw G <= B of them, and explain E <= G of these through the posterior.
 
@@ -143,6 +144,7 @@ class Objective(nn.Module):
             explained: E, of which G is a multiple; all that are drawn by default.
             world: the processes that share the batch; this one has ``context``, ``query`` and ``rng`` of its part,
                 but compares its scenes with all.
+            draws: whether anything is drawn; without, only the contrasts are left.
         """
         config = self.config
         nothing = torch.full((), float("nan"))
@@ -169,10 +171,10 @@ class Objective(nn.Module):
             total = total + config.geometry * geometry
         truth = query.images.float() / 255
         pixels = truth[0, 0].numel()
-        if config.prior_mean:
+        if draws and config.prior_mean:
             prior_mse = F.mse_loss(model.predict(scene, query.poses), truth)
             total = total + config.prior_mean * prior_mse
-        if config.likelihood:
+        if draws and config.likelihood:
             some = slice(0, None, len(scene) // explained if explained else 1)
             query = Views(query.images[some], query.poses[some])
             output = model.reconstruct(scene[some], query, sigma, rng)

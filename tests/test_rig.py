@@ -484,7 +484,7 @@ def test_three_commands_train_fetch(cli: Callable[..., Any], tmp_path: Path) -> 
         done = cli(*words)
         assert done.returncode == 0, done.stderr
     recorded = load_manifest(tmp_path / "data" / "fetch").config
-    assert recorded["block"] == {"rows": "goal", "columns": "robot", "height": 2, "width": 16, "family": 4}
+    assert recorded["block"] == {"rows": "goal", "columns": "robot", "height": 8, "width": 8, "family": 4}
     written = (tmp_path / "run" / "config.yaml").read_text()
     assert "env_id: FetchReach-v4" in written
     assert "task: FetchReach-v4" in written
