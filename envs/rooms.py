@@ -64,6 +64,8 @@ CORNER_CAMERAS: Final = _named(
 CAMERA_MARGIN: Final = 0.25
 CAMERA_HEIGHT: Final = (0.4, 1.2)
 CAMERA_PITCH: Final = (-20.0, 5.0)
+#: Degrees that a camera which faces an object may look past its middle; its field of view is 30 to either side.
+FACING_ASIDE: Final = 20.0
 
 #: Of one object in a state: position (3), size, colour (3), and which shape.
 _OBJECT: Final = 7 + len(SHAPES)
@@ -400,16 +402,35 @@ class RoomFree(_RoomView):
     0.25 m, and its pitch stays between -20 and 5 degrees.
 
     **Observation**, **reward** and **episode** are those of :class:`RoomRing`.
+
+    Args:
+        facing: probability that ``sample_pose`` turns to one of the objects, which it then has in sight, unless another
+            stands before it; two views of any yaw seldom show the same object.
+        others: as of :class:`RoomRing`.
+
+    Raises:
+        ValueError: ``facing`` is no probability.
     """
 
     rig = (CORNERS, CORNER_CAMERAS)
     action_size = 3
 
+    def __init__(self, *, facing: float = 0.0, **others: Any) -> None:
+        if not 0 <= facing <= 1:
+            raise ValueError(f"facing must be from 0 to 1, got {facing!r}")
+        self.facing = facing
+        super().__init__(**others)
+
     def sample_pose(self, rng: np.random.Generator) -> Pose:
         """A camera pose (5,) anywhere in the room, off walls and objects."""
-        x, y = free_place(self, rng, CAMERA_MARGIN)
+        place = free_place(self, rng, CAMERA_MARGIN)
         pitch = np.deg2rad(rng.uniform(*CAMERA_PITCH))
-        return np.array([x, y, rng.uniform(*CAMERA_HEIGHT), rng.uniform(-np.pi, np.pi), pitch], np.float32)
+        height, yaw = rng.uniform(*CAMERA_HEIGHT), rng.uniform(-np.pi, np.pi)
+        if rng.random() < self.facing:
+            across, along = self._places[rng.integers(self._count)] - place
+            aside = np.deg2rad(rng.uniform(-FACING_ASIDE, FACING_ASIDE))
+            yaw = (np.arctan2(along, across) + aside + np.pi) % (2 * np.pi) - np.pi
+        return np.array([*place, height, yaw, pitch], np.float32)
 
     def _moved(self, pose: Pose, action: NDArray[np.float32]) -> Pose:
         x, y, z, yaw, pitch = pose

@@ -24,7 +24,17 @@ from gqn_rl.data import RecordConfig, describe_source, set_scene
 from gqn_rl.envs.navigate import RoomNavigate
 from gqn_rl.envs.renderer import FAST, SHADOWSIZE, SceneRenderer
 from gqn_rl.envs.room_model import FLOORS, FOVY, HALF, LENGTH_UNIT, WALLS, empty_room_spec, room_spec
-from gqn_rl.envs.rooms import CAMERA_MARGIN, HUE_GAP, HUES, SMALLEST_HUE_MOVE, Room, RoomFree, RoomObject, RoomRing
+from gqn_rl.envs.rooms import (
+    CAMERA_MARGIN,
+    FACING_ASIDE,
+    HUE_GAP,
+    HUES,
+    SMALLEST_HUE_MOVE,
+    Room,
+    RoomFree,
+    RoomObject,
+    RoomRing,
+)
 from gqn_rl.envs.shapes import SHAPES, SIZES, add_shape, half_height, take_shape
 from gqn_rl.types import Perturbable, SceneSource
 
@@ -349,6 +359,20 @@ def test_the_committed_recording_has_scenes_that_differ_in_one_objects_place_or_
             assert np.array_equal(seen[top][0], seen[bottom][0])
             assert (seen[top][1] != seen[bottom][1]).tolist() == [True, False, False]
         assert len({parts["appearance"] + parts["shapes"] for _, _, parts in seen}) == 1
+
+
+def test_cameras_that_face_objects_have_one_before_them_and_others_look_anywhere() -> None:
+    def nearest_bearing(env: RoomFree, seed: int) -> float:
+        x, y, *_, yaw, _ = env.sample_pose(np.random.default_rng(seed))
+        bearings = [np.arctan2(each.position[1] - y, each.position[0] - x) - yaw for each in env.objects]
+        return float(np.rad2deg(np.abs([(bearing + np.pi) % (2 * np.pi) - np.pi for bearing in bearings]).min()))
+
+    with room(RoomFree, objects=(1, 1), facing=1.0) as facing, room(RoomFree, objects=(1, 1)) as free:
+        for env, share in ((facing, 1.0), (free, FACING_ASIDE / 180)):
+            aside = np.array([nearest_bearing(env, seed) for seed in scenes(env, 200)])
+            assert np.mean(aside <= FACING_ASIDE + 1e-3) == pytest.approx(share, abs=0.08)
+    with pytest.raises(ValueError, match=r"facing must be from 0 to 1, got 1\.5"):
+        RoomFree(facing=1.5)
 
 
 def test_factors_make_the_same_scene_in_any_order() -> None:
