@@ -15,7 +15,8 @@ from gqn_rl import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
-    *("README.md", "docs/camera_rig.md", "docs/own_encoder.md", "docs/own_environment.md", "docs/pretraining.md"),
+    *("README.md", "docs/camera_rig.md", "docs/imagination.md"),
+    *("docs/own_encoder.md", "docs/own_environment.md", "docs/pretraining.md"),
     *("benchmarks/README.md", "examples/own_env/README.md"),
 ]
 
