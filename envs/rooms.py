@@ -404,25 +404,31 @@ class RoomFree(_RoomView):
     **Observation**, **reward** and **episode** are those of :class:`RoomRing`.
 
     Args:
-        facing: probability that ``sample_pose`` turns to one of the objects, which it then has in sight, unless another
+        ring: probability that ``sample_pose`` is from :class:`RoomRing`'s ring, where all objects are in sight.
+        facing: probability that any other pose turns to one of the objects, which it then has in sight, unless another
             stands before it; two views of any yaw seldom show the same object.
         others: as of :class:`RoomRing`.
 
     Raises:
-        ValueError: ``facing`` is no probability.
+        ValueError: ``ring`` or ``facing`` is no probability.
     """
 
     rig = (CORNERS, CORNER_CAMERAS)
     action_size = 3
 
-    def __init__(self, *, facing: float = 0.0, **others: Any) -> None:
-        if not 0 <= facing <= 1:
-            raise ValueError(f"facing must be from 0 to 1, got {facing!r}")
-        self.facing = facing
+    def __init__(self, *, ring: float = 0.0, facing: float = 0.0, **others: Any) -> None:
+        for name, probability in (("ring", ring), ("facing", facing)):
+            if not 0 <= probability <= 1:
+                raise ValueError(f"{name} must be from 0 to 1, got {probability!r}")
+        self.ring, self.facing = ring, facing
         super().__init__(**others)
 
     def sample_pose(self, rng: np.random.Generator) -> Pose:
         """A camera pose (5,) anywhere in the room, off walls and objects."""
+        if rng.random() < self.ring:
+            while not self.is_free((pose := RING.sample(rng))[:2], CAMERA_MARGIN):
+                pass
+            return pose
         place = free_place(self, rng, CAMERA_MARGIN)
         pitch = np.deg2rad(rng.uniform(*CAMERA_PITCH))
         height, yaw = rng.uniform(*CAMERA_HEIGHT), rng.uniform(-np.pi, np.pi)

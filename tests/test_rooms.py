@@ -29,6 +29,7 @@ from gqn_rl.envs.rooms import (
     FACING_ASIDE,
     HUE_GAP,
     HUES,
+    RING,
     SMALLEST_HUE_MOVE,
     Room,
     RoomFree,
@@ -373,6 +374,20 @@ def test_cameras_that_face_objects_have_one_before_them_and_others_look_anywhere
             assert np.mean(aside <= FACING_ASIDE + 1e-3) == pytest.approx(share, abs=0.08)
     with pytest.raises(ValueError, match=r"facing must be from 0 to 1, got 1\.5"):
         RoomFree(facing=1.5)
+
+
+def test_cameras_of_the_ring_face_the_middle_from_off_the_objects() -> None:
+    with room(RoomFree, ring=0.5) as env:
+        from_ring = 0
+        for seed in scenes(env, 200):
+            pose = env.sample_pose(np.random.default_rng(seed))
+            azimuth = np.rad2deg(np.arctan2(pose[1], pose[0]))
+            on_ring = np.allclose(pose, RING.at(azimuth, RING.elevation[0]), atol=1e-5)
+            assert env.is_free(pose[:2], CAMERA_MARGIN)
+            from_ring += on_ring
+        assert from_ring / 200 == pytest.approx(0.5, abs=0.12)
+    with pytest.raises(ValueError, match=r"ring must be from 0 to 1, got -0\.1"):
+        RoomFree(ring=-0.1)
 
 
 def test_factors_make_the_same_scene_in_any_order() -> None:
