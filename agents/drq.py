@@ -29,7 +29,7 @@ from stable_baselines3.sac.policies import Actor, SACPolicy
 from torch import Tensor, nn
 
 from gqn_rl.agents.vec_pixels import PIXELS_KEY
-from gqn_rl.agents.vec_scene import FRAME_KEY, tensor_in_frame
+from gqn_rl.agents.vec_scene import FRAME_KEY, moving_points, tensor_in_frame
 from gqn_rl.encoder import GQNEncoder
 from gqn_rl.types import POSE_SIZE
 
@@ -187,9 +187,10 @@ class SceneNetwork(nn.Module):
             raise ValueError("a pretrained encoder sees one moment: set stack to 1")
         self.encoder = encoder.without_generator()
         self.encoder.gqn.representation.requires_grad_(True)
-        self.size = encoder.size
         self._views = views
         self._points = encoder.points if FRAME_KEY in observation_space.spaces else 0
+        self._moving = moving_points(encoder)
+        self.size = encoder.size - (3 * (self._points - len(self._moving)) if self._points else 0)
 
     def forward(self, observations: TensorDict) -> Tensor:
         """(B, 3K, H, W) uint8 and (B, K, 5) to (B, size)."""
@@ -198,7 +199,7 @@ class SceneNetwork(nn.Module):
         if not self._points:
             return vectors
         points, rest = vectors.tensor_split([3 * self._points], dim=1)
-        points = points.unflatten(1, (self._points, 3))
+        points = points.unflatten(1, (self._points, 3))[:, self._moving]
         return torch.cat([tensor_in_frame(points, observations[FRAME_KEY], self.encoder.unit).flatten(1), rest], dim=1)
 
 

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Mapping
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import safetensors
 import safetensors.torch
@@ -33,7 +33,10 @@ UNTRAINED = "untrained:"
 #: Where shipped encoders lie.
 SHIPPED = Path(__file__).resolve().parent / "pretrained"
 
-_MEAN, _PROJECTION = "output.mean", "output.projection"
+_MEAN, _PROJECTION, _MOVING = "output.mean", "output.projection", "output.moving"
+#: A point moves if its standard deviation over scenes is at least this share of that of the point that moves most.
+#: ArmReach: 19 of 48 points do, FetchReach: 25. Any share from 0.2 to 0.35 would choose the same, give or take three.
+MOVES: Final = 0.3
 
 
 class GQNEncoder(nn.Module):
@@ -50,9 +53,13 @@ class GQNEncoder(nn.Module):
         mean: (C,) what is taken off the vector of the representation network.
         projection: (C, size), what the rest is multiplied with.
         card: facts about the encoder; ``card["camera"]`` is what :meth:`check` compares.
+        moving: (P,) bool, which of the points are elsewhere in other scenes; all of them by default. The others keep to
+            what stands still.
     """
 
-    def __init__(self, gqn: GQN, mean: Tensor, projection: Tensor, card: Mapping[str, Any]) -> None:
+    def __init__(
+        self, gqn: GQN, mean: Tensor, projection: Tensor, card: Mapping[str, Any], moving: Tensor | None = None
+    ) -> None:
         super().__init__()
         self.gqn = gqn
         self.mean: Tensor
@@ -63,6 +70,8 @@ class GQNEncoder(nn.Module):
         self.size = projection.shape[1]
         #: How many points the vector begins with, three entries each, in ``unit`` metres.
         self.points = gqn.representation.points
+        self.moving: Tensor
+        self.register_buffer("moving", torch.ones(self.points, dtype=torch.bool) if moving is None else moving)
         self.unit = gqn.config.length_scale / float(projection[0, 0]) if self.points else 1.0
         self.requires_grad_(False)
         self.train(False)
@@ -160,7 +169,9 @@ class GQNEncoder(nn.Module):
             if features.shape[1]:
                 parts_of_vector.append(_principal(features, size))
             projection = torch.block_diag(*parts_of_vector)
-        return cls(gqn, mean.clone(), projection.contiguous().clone(), card)
+            spreads = points.unflatten(1, (-1, 3)).var(0, correction=0).sum(1).sqrt()
+            moving = spreads >= MOVES * spreads.max() if len(spreads) else spreads.bool()
+        return cls(gqn, mean.clone(), projection.contiguous().clone(), card, moving.clone())
 
     @classmethod
     def untrained(cls, name: str | Path, seed: int = 0) -> GQNEncoder:
@@ -173,7 +184,7 @@ class GQNEncoder(nn.Module):
         with torch.random.fork_rng([]):
             torch.manual_seed(seed)
             gqn = GQN(trained.gqn.config)
-        return cls(gqn, trained.mean, trained.projection, trained.card)
+        return cls(gqn, trained.mean, trained.projection, trained.card, trained.moving)
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> GQNEncoder:
@@ -196,11 +207,11 @@ class GQNEncoder(nn.Module):
             raise UserError(f"{weights_path} is corrupt ({error}); restore or pretrain it again") from None
         try:
             gqn = GQN(GQNConfig.from_mapping(card["model"], source=str(card_path)))
-            mean, projection = tensors.pop(_MEAN), tensors.pop(_PROJECTION)
+            mean, projection, moving = tensors.pop(_MEAN), tensors.pop(_PROJECTION), tensors.pop(_MOVING, None)
             gqn.load_state_dict(tensors)
         except (KeyError, RuntimeError) as error:
             raise UserError(f"{weights_path} does not fit its card: {str(error).splitlines()[0]}") from None
-        encoder = cls(gqn, mean, projection, card)
+        encoder = cls(gqn, mean, projection, card, moving)
         if card.get("fingerprint") not in (None, encoder.fingerprint):
             raise UserError(f"{weights_path} is not the file its card describes (fingerprint differs); restore it")
         return encoder
@@ -208,7 +219,7 @@ class GQNEncoder(nn.Module):
     def save_pretrained(self, path: str | Path) -> None:
         """Write ``path``.safetensors and ``path``.json (``path`` without a suffix), each atomically."""
         tensors = {name: tensor.contiguous() for name, tensor in self.gqn.state_dict().items()}
-        tensors |= {_MEAN: self.mean.contiguous(), _PROJECTION: self.projection.contiguous()}
+        tensors |= {_MEAN: self.mean.contiguous(), _PROJECTION: self.projection.contiguous(), _MOVING: self.moving}
         write_bytes(f"{path}.safetensors", safetensors.torch.save(tensors))
         model = self.gqn.config.to_dict()
         write_json(Path(f"{path}.json"), {**self.card, "model": model, "fingerprint": self.fingerprint})

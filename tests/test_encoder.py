@@ -7,7 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
+from torch import Tensor
 
 from gqn_rl.cameras import CONVENTION
 from gqn_rl.config import UserError
@@ -56,6 +58,28 @@ def test_saved_and_loaded_gives_the_same_vectors(encoder: GQNEncoder, kind: str,
         assert again.fingerprint == encoder.fingerprint
         assert again.size == encoder.size == KINDS[kind][2]
         assert (again.points, again.unit) == (encoder.points, encoder.unit)
+        assert torch.equal(again.moving, encoder.moving)
+
+
+@pytest.mark.parametrize("kind", ["points"], indirect=True)
+def test_points_that_keep_still_are_told_from_those_that_move(encoder: GQNEncoder, tmp_path: Path) -> None:
+    network = encoder.gqn.representation
+    vector = network.vector
+
+    def one_stands(shares: Tensor) -> Tensor:
+        vectors = vector(shares).clone()
+        vectors[:, :3] *= 0.01
+        return vectors
+
+    network.vector = one_stands  # type: ignore[method-assign]
+    again = GQNEncoder.from_gqn(encoder.gqn, _views(32, 2), encoder.card)
+    assert again.moving.tolist() == [False, True]
+    assert again.size == encoder.size  # the vector has them all: it is policies that need not look
+    again.save_pretrained(tmp_path / "encoder")
+    weights = safetensors.torch.load_file(tmp_path / "encoder.safetensors")
+    del weights["output.moving"]  # of an encoder from before anybody asked
+    safetensors.torch.save_file(weights, tmp_path / "encoder.safetensors")
+    assert GQNEncoder.from_pretrained(tmp_path).moving.tolist() == [True, True]
 
 
 @pytest.mark.parametrize("kind", ["ray"], indirect=True)

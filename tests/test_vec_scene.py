@@ -233,17 +233,21 @@ def test_points_in_a_frame_are_what_a_turned_and_moved_robot_would_measure() -> 
     np.testing.assert_allclose(in_frame(points / 4, frames, unit=4.0), seen / 4, atol=1e-6)
 
 
-def test_a_policy_sees_points_from_the_hand_and_from_the_room_without_proprioception() -> None:
+def test_a_policy_sees_points_that_move_from_the_hand_and_all_from_the_room_without_proprioception() -> None:
     env = gym.make("gqn_rl:gqn_rl/ArmReach-v0")
     observation, _ = env.reset(seed=0)
     batch = {key: value[None] for key, value in observation.items()}
     encoder = load_encoder("arm-reach")
-    end, points, unit = 3 * encoder.points, encoder.points, encoder.unit  # type: ignore[attr-defined]
+    assert isinstance(encoder, GQNEncoder)
+    end, points, unit = 3 * encoder.points, encoder.points, encoder.unit
+    moving = encoder.moving.numpy()
     room = encoder.encode(torch.as_tensor(batch["images"]), torch.as_tensor(batch["poses"])).numpy()
     seen = SceneVector(encoder, env.observation_space)(batch)
     hand = env.unwrapped.hand_position  # type: ignore[attr-defined]
-    expected = (room[0, :end].reshape(points, 3) * unit - hand) / unit
-    np.testing.assert_allclose(seen[0, :end].reshape(points, 3), expected, atol=1e-4)
+    expected = (room[0, :end].reshape(points, 3) * unit - hand)[moving] / unit
+    assert 5 < len(expected) < points / 2  # the ball and the arm, not its base and the floor
+    assert seen.shape[1] == expected.size + len(observation["proprio"])
+    np.testing.assert_allclose(seen[0, : expected.size].reshape(-1, 3), expected, atol=1e-4)
     np.testing.assert_array_equal(SceneVector(encoder, env.observation_space, proprio=False)(batch), room)
     env.close()
 
@@ -260,13 +264,17 @@ def test_a_frame_of_another_size_is_refused() -> None:
 
 
 def test_a_goal_follows_the_proprioception_and_stays_without_it() -> None:
-    env, encoder = gym.make("gqn_rl:gqn_rl/RoomNavigate-v0", image_size=16), _encoder("points")
+    env = gym.make("gqn_rl:gqn_rl/RoomNavigate-v0", image_size=16)
+    encoder, one_moves = _encoder("points"), _encoder("points")
+    encoder.moving, one_moves.moving = torch.tensor([True, True]), torch.tensor([True, False])
     observation, _ = env.reset(seed=0)
     batch = {key: value[None] for key, value in observation.items()}
     both, alone = SceneVector(encoder, env.observation_space), SceneVector(encoder, env.observation_space, False)
     seen, bare = both(batch)[0], alone(batch)[0]
     size, end = encoder.size, 3 * encoder.points
     np.testing.assert_array_equal(seen[size:], np.concatenate([observation["proprio"], observation["goal"]]))
+    still = SceneVector(one_moves, env.observation_space)(batch)[0]
+    np.testing.assert_array_equal(still, np.concatenate([seen[:3], seen[end:]]))
     np.testing.assert_array_equal(bare[size:], observation["goal"])
     assert both.space.contains(seen)
     assert alone.space.contains(bare)
