@@ -120,7 +120,8 @@ class SceneEncoder(Protocol):
     """Turns the views of one moment into one vector. Own encoders need nothing but these two members.
 
     An encoder whose vector begins with coordinates of points in the room may say so by ``points`` (how many) and
-    ``unit`` (metres to one): a policy then sees them from where its robot is.
+    ``unit`` (metres to one): a policy then sees them from where its robot is, and of these only the ones that move, if
+    ``moving`` (points,) bool says which do.
     """
 
     #: Length of the vector.
