@@ -26,6 +26,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from gqn_rl.agents.vec_pixels import VecPixels
@@ -236,9 +237,32 @@ def build_model(
 def load_model(
     algorithm: type[BaseAlgorithm], path: Path, venv: VecEnv | None = None, device: str = "auto"
 ) -> BaseAlgorithm:
-    """The model saved in ``path``, to go on in ``venv`` or, without one, only to act."""
-    with _buffers_take_n_steps():
-        return _channels_last(algorithm.load(path, env=venv, device=device))
+    """The model saved in ``path``, to go on in ``venv`` or, without one, only to act.
+
+    Raises :class:`UserError` if it observes or acts otherwise than ``venv`` has it.
+    """
+    try:
+        with _buffers_take_n_steps():
+            return _channels_last(algorithm.load(path, env=venv, device=device))
+    except ValueError as error:
+        if "spaces do not match" not in str(error):
+            raise
+        raise _other_spaces(path, error) from None
+
+
+def check_spaces(model: BaseAlgorithm, venv: VecEnv, path: Path) -> None:
+    """Raise :class:`UserError` if the model saved in ``path`` observes or acts otherwise than ``venv`` has it."""
+    try:
+        check_for_correct_spaces(venv, model.observation_space, model.action_space)
+    except ValueError as error:
+        raise _other_spaces(path, error) from None
+
+
+def _other_spaces(path: Path, error: ValueError) -> UserError:
+    return UserError(
+        f"{path} is of a policy with other observations or actions ({_one_line(error)}): its environment has changed, "
+        "or gqn-rl has; train it again in a new folder"
+    )
 
 
 def _channels_last(model: BaseAlgorithm) -> BaseAlgorithm:

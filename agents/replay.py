@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from gqn_rl.agents.build import load_model, resolve_algorithm
+from gqn_rl.agents.build import check_spaces, load_model, resolve_algorithm
 from gqn_rl.agents.evaluation import deterministic, evaluate
 from gqn_rl.agents.reporting import film
 from gqn_rl.agents.runs import RunFolder
@@ -57,6 +57,7 @@ def replay(
     config, path, model = trained_policy(folder, encoder, best)
     venv = make_envs(config, encoder, min(episodes, EVALUATION_BATCH))
     try:
+        check_spaces(model, venv, path)
         result = evaluate(deterministic(model), venv, episodes, first_seed)
     finally:
         venv.close()

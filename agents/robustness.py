@@ -27,7 +27,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
-from gqn_rl.agents.build import make_env, make_vec_env
+from gqn_rl.agents.build import check_spaces, make_env, make_vec_env
 from gqn_rl.agents.evaluation import Evaluation, deterministic, evaluate
 from gqn_rl.agents.replay import trained_policy
 from gqn_rl.agents.runs import RunFolder
@@ -94,6 +94,7 @@ def measure(
             continue
         venv = make_envs_seen_by(name, config, encoder, min(episodes, EVALUATION_BATCH))
         try:
+            check_spaces(model, venv, path)
             found[name] = evaluate(deterministic(model), venv, episodes, first_seed)
         finally:
             venv.close()

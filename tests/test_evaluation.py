@@ -16,6 +16,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import EPISODE, TOY_ID, OtherEncoder, ToyEncoder
 from gymnasium import spaces
 from numpy.typing import NDArray
@@ -151,6 +152,15 @@ def test_replay_takes_the_best_policy_when_asked_or_unfinished(run_copy: Path) -
 def test_replay_refuses_another_encoder(finished_run: Path, encoder: OtherEncoder | None) -> None:
     with pytest.raises(UserError, match=r"was trained with encoder conftest:ToyEncoder \(sha256:.* not the one given"):
         replay(finished_run, encoder, episodes=1)
+
+
+def test_replay_of_a_policy_that_observes_something_else_says_so(run_copy: Path) -> None:
+    config = run_copy / "config.yaml"
+    values = yaml.safe_load(config.read_text())
+    values["proprio"] = False
+    config.write_text(yaml.safe_dump(values))
+    with pytest.raises(UserError, match=r"final_model.zip is of a policy with other observations .*train it again"):
+        replay(run_copy, ToyEncoder(), episodes=1)
 
 
 def test_replay_of_no_run_says_so(tmp_path: Path) -> None:
