@@ -29,7 +29,7 @@ from stable_baselines3.sac.policies import Actor, SACPolicy
 from torch import Tensor, nn
 
 from gqn_rl.agents.vec_pixels import PIXELS_KEY
-from gqn_rl.agents.vec_scene import FRAME_KEY, moving_points, tensor_in_frame
+from gqn_rl.agents.vec_scene import FRAME_KEY, MovingPoints
 from gqn_rl.encoder import GQNEncoder
 from gqn_rl.types import POSE_SIZE
 
@@ -188,19 +188,14 @@ class SceneNetwork(nn.Module):
         self.encoder = encoder.without_generator()
         self.encoder.gqn.representation.requires_grad_(True)
         self._views = views
-        self._points = encoder.points if FRAME_KEY in observation_space.spaces else 0
-        self._moving = moving_points(encoder)
-        self.size = encoder.size - (3 * (self._points - len(self._moving)) if self._points else 0)
+        self._points = MovingPoints.of(encoder) if FRAME_KEY in observation_space.spaces else None
+        self.size = self._points.size if self._points else encoder.size
 
     def forward(self, observations: TensorDict) -> Tensor:
         """(B, 3K, H, W) uint8 and (B, K, 5) to (B, size)."""
         images = observations[PIXELS_KEY].unflatten(1, (self._views, 3)).permute(0, 1, 3, 4, 2)
         vectors = self.encoder(images, observations["poses"])
-        if not self._points:
-            return vectors
-        points, rest = vectors.tensor_split([3 * self._points], dim=1)
-        points = points.unflatten(1, (self._points, 3))[:, self._moving]
-        return torch.cat([tensor_in_frame(points, observations[FRAME_KEY], self.encoder.unit).flatten(1), rest], dim=1)
+        return self._points.from_frame(vectors, observations[FRAME_KEY]) if self._points else vectors
 
 
 class Trunk(BaseFeaturesExtractor):

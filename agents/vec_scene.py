@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, Literal, cast, get_args
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Self, cast, get_args
 
 import numpy as np
 import torch
@@ -66,11 +67,8 @@ class SceneVector:
             self._device = next((parameter.device for parameter in module.parameters()), self._device)
         vectors = _vectors(parts, proprio)
         self._vectors = tuple(vectors)
-        self._points = int(getattr(encoder, "points", 0)) if proprio and FRAME_KEY in parts.spaces else 0
-        self._moving = moving_points(encoder) if self._points else np.arange(0)
-        size = encoder.size - 3 * (self._points - len(self._moving))
-        unbounded = np.full(size, np.inf, np.float32)
-        self._unit = float(getattr(encoder, "unit", 1.0))
+        self._points = MovingPoints.of(encoder) if proprio and FRAME_KEY in parts.spaces else None
+        unbounded = np.full(self._points.size if self._points else encoder.size, np.inf, np.float32)
         #: The parts of an observation that are used.
         self.keys = (*VIEW_KEYS, *self._vectors, *((FRAME_KEY,) if self._points else ()))
         #: Of one environment's policy input: (size + P + ...,) float32.
@@ -108,35 +106,46 @@ class SceneVector:
                 f"{type(self.encoder).__name__}.{method} returned shape {tuple(vectors.shape)} for {expected[0]} "
                 f"scenes; with size {self.encoder.size} it must be {expected}"
             )
-        flat = vectors.float().cpu().numpy()
-        if self._points:
-            points, rest = np.split(flat, [3 * self._points], axis=1)
-            points = points.reshape(len(flat), self._points, 3)[:, self._moving]
-            points = in_frame(points, observations[FRAME_KEY], self._unit)
-            flat = np.concatenate([points.reshape(len(flat), -1), rest], axis=1)
-        return np.concatenate([flat, *(observations[key] for key in self._vectors)], axis=1, dtype=np.float32)
+        flat = vectors.float().cpu()
+        if self._points is not None:
+            flat = self._points.from_frame(flat, torch.as_tensor(observations[FRAME_KEY]))
+        return np.concatenate([flat.numpy(), *(observations[key] for key in self._vectors)], axis=1, dtype=np.float32)
 
 
-def moving_points(encoder: SceneEncoder) -> NDArray[np.int64]:
-    """Indices of the points of ``encoder`` that a policy sees from where its robot is: those that move.
+@dataclass(frozen=True)
+class MovingPoints:
+    """What a policy sees of a scene vector from where its robot is: the points that move, then all that is no point.
 
     Seen from there, a point that stands still is minus the robot's own place, and dozens of them drown the few that
     say where things are (FetchReach from three views: 95 % after 4,000 steps without them, 18 % after 5,000 with them).
     """
-    moving = torch.as_tensor(getattr(encoder, "moving", torch.ones(int(getattr(encoder, "points", 0)))))
-    return np.flatnonzero(moving.cpu().numpy())
+
+    count: int  #: points that the scene vector begins with
+    moving: NDArray[np.int64]  #: indices of those that a policy sees
+    unit: float  #: metres
+    size: int  #: of what a policy sees
+
+    @classmethod
+    def of(cls, encoder: SceneEncoder) -> Self | None:
+        """Those of ``encoder``; None if its vector begins with no points."""
+        count = int(getattr(encoder, "points", 0))
+        if not count:
+            return None
+        moving = np.flatnonzero(torch.as_tensor(getattr(encoder, "moving", torch.ones(count))).cpu().numpy())
+        return cls(count, moving, float(getattr(encoder, "unit", 1.0)), encoder.size - 3 * (count - len(moving)))
+
+    def from_frame(self, vectors: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
+        """Scene vectors (B, ...) as seen from ``frames`` (B, 4), see :func:`in_frame`: (B, size)."""
+        points, rest = vectors.tensor_split([3 * self.count], dim=1)
+        points = points.unflatten(1, (self.count, 3))[:, self.moving]
+        return torch.cat([in_frame(points, frames, self.unit).flatten(1), rest], dim=1)
 
 
-def in_frame(points: NDArray[Any], frames: NDArray[Any], unit: float = 1.0) -> NDArray[np.float32]:
+def in_frame(points: torch.Tensor, frames: torch.Tensor, unit: float = 1.0) -> torch.Tensor:
     """Points (B, N, 3) in the room, as seen from ``frames`` (B, 4): x, y, z (m), yaw (rad), x axis along the yaw.
 
-    Points come and go in ``unit`` metres.
+    Points come and go in ``unit`` metres, with their gradients.
     """
-    return tensor_in_frame(torch.as_tensor(points), torch.as_tensor(frames), unit).float().numpy()
-
-
-def tensor_in_frame(points: torch.Tensor, frames: torch.Tensor, unit: float = 1.0) -> torch.Tensor:
-    """:func:`in_frame` with gradients."""
     moved = points - frames[:, None, :3] / unit
     cos, sin = frames[:, None, 3].cos(), frames[:, None, 3].sin()
     x, y, z = moved.unbind(-1)

@@ -223,14 +223,18 @@ def test_gymnasium_wrapper_free_use_equals_the_vectorised_one() -> None:
 def test_points_in_a_frame_are_what_a_turned_and_moved_robot_would_measure() -> None:
     rng = np.random.default_rng(0)
     points, frames = rng.normal(size=(5, 4, 3)), rng.normal(size=(5, 4))
-    seen = in_frame(points, frames)
-    np.testing.assert_allclose(in_frame(points, np.zeros((5, 4))), points, atol=1e-6)
+
+    def from_frame(points: NDArray[np.float64], frames: NDArray[np.float64], unit: float = 1.0) -> NDArray[np.float64]:
+        return in_frame(torch.as_tensor(points), torch.as_tensor(frames), unit).numpy()
+
+    seen = from_frame(points, frames)
+    np.testing.assert_allclose(from_frame(points, np.zeros((5, 4))), points, atol=1e-6)
     np.testing.assert_allclose(
         np.linalg.norm(seen, axis=-1), np.linalg.norm(points - frames[:, None, :3], axis=-1), atol=1e-5
     )
     ahead = frames[:, None, :3] + np.stack([np.cos(frames[:, 3]), np.sin(frames[:, 3]), 0 * frames[:, 3]], -1)[:, None]
-    np.testing.assert_allclose(in_frame(ahead, frames), np.tile([1.0, 0.0, 0.0], (5, 1, 1)), atol=1e-6)
-    np.testing.assert_allclose(in_frame(points / 4, frames, unit=4.0), seen / 4, atol=1e-6)
+    np.testing.assert_allclose(from_frame(ahead, frames), np.tile([1.0, 0.0, 0.0], (5, 1, 1)), atol=1e-6)
+    np.testing.assert_allclose(from_frame(points / 4, frames, unit=4.0), seen / 4, atol=1e-6)
 
 
 def test_a_policy_sees_points_that_move_from_the_hand_and_all_from_the_room_without_proprioception() -> None:
@@ -280,7 +284,8 @@ def test_a_goal_follows_the_proprioception_and_stays_without_it() -> None:
     assert alone.space.contains(bare)
     np.testing.assert_array_equal(alone.space.high[size:], np.ones(len(observation["goal"])))  # it keeps its bounds
     room = encoder.encode(torch.as_tensor(batch["images"]), torch.as_tensor(batch["poses"])).numpy()
-    own = in_frame(room[:, :end].reshape(1, -1, 3), batch["frame"], encoder.unit)
+    points = torch.as_tensor(room[:, :end].reshape(1, -1, 3))
+    own = in_frame(points, torch.as_tensor(batch["frame"]), encoder.unit).numpy()
     assert observation["frame"][3] != 0  # the agent's yaw
     np.testing.assert_allclose(seen[:end], own.ravel(), rtol=1e-6)
     np.testing.assert_array_equal(bare[:end], room[0, :end])
