@@ -54,6 +54,8 @@ def _named(dome: Dome, azimuths: dict[str, float]) -> Fixed:
 
 #: A ring of cameras, 2.9 m from the room's axis and 1.15 m above the floor, that face the middle.
 RING: Final = Dome(center=(0.0, 0.0, 0.4), radius=(3.0, 3.0), elevation=(14.5, 14.5))
+#: Metres: the spread and the separation of objects that stay well inside the ring, where all its cameras see them.
+GATHERED: Final = (1.5, 1.15)
 RING_CAMERAS: Final = _named(RING, {"east": 0.0, "north": 90.0, "west": 180.0, "south": -90.0})
 #: Cameras in the room's corners, 1.6 m above the floor, that do the same.
 CORNERS: Final = Dome(center=(0.0, 0.0, 0.4), radius=(4.6, 4.6), elevation=(15.0, 15.0))
@@ -123,8 +125,8 @@ class Room(SceneEnv):
     small_geoms = (COMMON_GROUP,)
     detailed_geoms = (COMMON_GROUP, DETAILED_GROUP)
     #: Metres: objects' middles lie in a square of this half-width, and at least so far from each other.
-    spread: ClassVar[float] = 2.4
-    separation: ClassVar[float] = 1.9
+    spread: float = 2.4
+    separation: float = 1.9
 
     def __init__(
         self,
@@ -379,9 +381,7 @@ class RoomRing(_RoomView):
     **Episode**: a new room, 10 decisions, truncated, never terminated. The same seed gives the same episode.
     """
 
-    #: Metres. Objects stay well inside the ring, whose radius over the floor is 2.9.
-    spread = 1.5
-    separation = 1.15
+    spread, separation = GATHERED
 
     rig = (RING, RING_CAMERAS)
     action_size = 1
@@ -404,9 +404,10 @@ class RoomFree(_RoomView):
     **Observation**, **reward** and **episode** are those of :class:`RoomRing`.
 
     Args:
-        ring: probability that ``sample_pose`` is from :class:`RoomRing`'s ring, where all objects are in sight.
-        facing: probability that any other pose turns to one of the objects, which it then has in sight, unless another
-            stands before it; two views of any yaw seldom show the same object.
+        ring: probability that a scene is one of :class:`RoomRing`'s, all of whose views show all objects: from such
+            scenes an encoder learns what to look for, and then finds it in the others, whose views share little.
+        facing: probability that a view of any other scene turns to one of the objects, which it then has in sight,
+            unless another stands before it; two views of any yaw seldom show the same object.
         others: as of :class:`RoomRing`.
 
     Raises:
@@ -423,12 +424,16 @@ class RoomFree(_RoomView):
         self.ring, self.facing = ring, facing
         super().__init__(**others)
 
+    def draw_factor(self, factor: str, rng: np.random.Generator) -> None:
+        if factor == "layout" and self.ring:
+            gathered = rng.random() < self.ring
+            self.spread, self.separation = GATHERED if gathered else (Room.spread, Room.separation)
+        super().draw_factor(factor, rng)
+
     def sample_pose(self, rng: np.random.Generator) -> Pose:
-        """A camera pose (5,) anywhere in the room, off walls and objects."""
-        if rng.random() < self.ring:
-            while not self.is_free((pose := RING.sample(rng))[:2], CAMERA_MARGIN):
-                pass
-            return pose
+        """A camera pose (5,): anywhere in the room, off walls and objects, or on the ring in one of its scenes."""
+        if (self.spread, self.separation) == GATHERED:
+            return RING.sample(rng)
         place = free_place(self, rng, CAMERA_MARGIN)
         pitch = np.deg2rad(rng.uniform(*CAMERA_PITCH))
         height, yaw = rng.uniform(*CAMERA_HEIGHT), rng.uniform(-np.pi, np.pi)

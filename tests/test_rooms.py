@@ -376,16 +376,23 @@ def test_cameras_that_face_objects_have_one_before_them_and_others_look_anywhere
         RoomFree(facing=1.5)
 
 
-def test_cameras_of_the_ring_face_the_middle_from_off_the_objects() -> None:
+def test_a_share_of_scenes_is_room_rings_and_all_views_of_these_are_from_the_ring() -> None:
     with room(RoomFree, ring=0.5) as env:
-        from_ring = 0
+        gathered = 0
         for seed in scenes(env, 200):
-            pose = env.sample_pose(np.random.default_rng(seed))
-            azimuth = np.rad2deg(np.arctan2(pose[1], pose[0]))
-            on_ring = np.allclose(pose, RING.at(azimuth, RING.elevation[0]), atol=1e-5)
-            assert env.is_free(pose[:2], CAMERA_MARGIN)
-            from_ring += on_ring
-        assert from_ring / 200 == pytest.approx(0.5, abs=0.12)
+            poses = np.stack([env.sample_pose(np.random.default_rng([seed, view])) for view in range(4)])
+            azimuths = np.rad2deg(np.arctan2(poses[:, 1], poses[:, 0]))
+            ring = np.stack([RING.at(azimuth, RING.elevation[0]) for azimuth in azimuths])
+            on_ring = np.isclose(poses, ring, atol=1e-5).all(1)
+            assert on_ring.all() == on_ring.any()
+            assert all(env.is_free(pose[:2], 0) for pose in poses)
+            kind = RoomRing if on_ring.all() else Room
+            env.perturb_factor("layout", np.random.default_rng(seed))
+            assert np.abs(env._places).max() <= kind.spread
+            apart = [np.linalg.norm(one - other) for one, other in itertools.combinations(env._places, 2)]
+            assert min(apart) >= kind.separation
+            gathered += kind is RoomRing
+        assert gathered / 200 == pytest.approx(0.5, abs=0.12)
     with pytest.raises(ValueError, match=r"ring must be from 0 to 1, got -0\.1"):
         RoomFree(ring=-0.1)
 
