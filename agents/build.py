@@ -9,6 +9,7 @@ import importlib
 import inspect
 import multiprocessing
 import signal
+import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
@@ -32,7 +33,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 from gqn_rl.agents.vec_pixels import VecPixels
 from gqn_rl.agents.vec_scene import VIEW_KEYS, Context, SceneVector, VecSceneObservation
 from gqn_rl.config import UserError
-from gqn_rl.types import SceneEncoder
+from gqn_rl.types import RenderError, SceneEncoder
 
 Workers = Literal["in_process", "subprocess"]
 
@@ -44,7 +45,10 @@ _OURS: Final = ("self", "policy", "env", "seed", "verbose", "tensorboard_log", "
 
 
 def make_env(env_id: str, env_kwargs: Mapping[str, Any], render_mode: str | None = None) -> gym.Env[Any, Any]:
-    """One environment by its Gymnasium id, ``my_pkg:MyEnv-v0`` included; raises :class:`UserError`."""
+    """One environment by its Gymnasium id, ``my_pkg:MyEnv-v0`` included.
+
+    Raises :class:`UserError` if it cannot be made, for whatever reason, but :class:`RenderError` if that is rendering.
+    """
     spec = find_env(env_id)
     _check_env_kwargs(spec, env_kwargs)
     kwargs = copy.deepcopy(dict(env_kwargs))
@@ -54,6 +58,14 @@ def make_env(env_id: str, env_kwargs: Mapping[str, Any], render_mode: str | None
         return gym.make(spec, **kwargs)
     except (TypeError, ValueError, gym.error.Error) as error:
         raise UserError(f"environment {env_id} with {dict(env_kwargs)}: {_one_line(error)}") from error
+    except (UserError, RenderError):
+        raise
+    except Exception as error:  # somebody's constructor may raise anything
+        *_, place = traceback.extract_tb(error.__traceback__)
+        raise UserError(
+            f"environment {env_id} with {dict(env_kwargs)} cannot be made: {type(error).__name__}: {_one_line(error)} "
+            f"({place.filename}, line {place.lineno}); mend that first"
+        ) from error
 
 
 def find_env(env_id: str) -> EnvSpec:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -38,7 +37,7 @@ from gqn_rl.agents.vec_scene import Context, encoder_hash
 from gqn_rl.config import Config, UserError
 from gqn_rl.encoder import GQNEncoder
 from gqn_rl.files import disk_errors, locked, read_json, write_bytes, write_json
-from gqn_rl.types import RenderError, SceneEncoder
+from gqn_rl.types import SceneEncoder
 
 #: What trains an encoder on.
 FINETUNING_POLICY: Final = "gqn_rl.agents.drq:CriticEncoderPolicy"
@@ -224,16 +223,7 @@ def make_envs(config: TrainConfig, encoder: SceneEncoder | None, n_envs: int) ->
         RenderError: rendering cannot work here.
     """
     _, seed = stretch_seeds(config.seed, 0)
-    try:
-        venv = make_vec_env(config.env.id, config.env.kwargs, n_envs, seed, config.workers)
-    except (UserError, RenderError):
-        raise
-    except Exception as error:  # somebody's constructor may raise anything
-        *_, place = traceback.extract_tb(error.__traceback__)
-        raise UserError(
-            f"environment {config.env.id} with {config.env.kwargs} cannot be made: {type(error).__name__}: {error} "
-            f"({place.filename}, line {place.lineno}); mend that first"
-        ) from error
+    venv = make_vec_env(config.env.id, config.env.kwargs, n_envs, seed, config.workers)
     try:
         return see(config, encoder, venv)
     except BaseException:

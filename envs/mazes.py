@@ -80,8 +80,9 @@ class MazeExplore(Walker):
     Every episode has a new maze and a random start: in ``goal`` at least 4 steps from cell to cell off the ball. The
     same seed gives the same episode.
 
-    As a source of scenes it looks from the agent's height and pitch, from anywhere that the agent can be, and in a
-    share ``map_share`` of its views from ``map_pose``: straight down on the whole maze, x to the right and y upwards.
+    As a source of scenes it looks from the agent's height and pitch, from anywhere that the agent can be; in a share
+    ``map_share`` of its views from ``map_pose``: straight down on the whole maze, x to the right and y upwards; and in
+    a share ``dome_share`` over the outer walls, so that two of its views, unlike two of the agent's, show the same.
     The scene's factors are the ``layout``, the ``appearance`` (textures and light), and in ``goal`` the ball's place.
     ``state`` is what stands where, metres: how high the wall is on each cell within the outer walls (0 or 1), and in
     ``goal`` the ball's position (3) after that.
@@ -92,6 +93,7 @@ class MazeExplore(Walker):
             Lab's (extra ``mazes``). Never chosen by what is installed.
         size: cells along a side, odd, from 7 to 21.
         map_share: probability that ``sample_pose`` is ``map_pose``.
+        dome_share: probability that it is in the ``dome``, 55 to 65 degrees above the horizon.
         actions: ``continuous`` or ``discrete``.
         views: how many eyes the agent has, K >= 1.
         obs_mode, shadows, image_size, render_mode, render_size: those of :class:`gqn_rl.envs.base.SceneEnv`.
@@ -114,6 +116,7 @@ class MazeExplore(Walker):
         layouts: Layouts = "builtin",
         size: int = 7,
         map_share: float = 0.0,
+        dome_share: float = 0.0,
         actions: ActionMode = "continuous",
         shadows: bool = False,
         obs_mode: ObservationMode = "views",
@@ -125,9 +128,12 @@ class MazeExplore(Walker):
         self.task: Task = choose("task", task, get_args(Task))
         self.layouts: Layouts = choose("layouts", layouts, get_args(Layouts))
         self.size: int = choose("size", size, SIZES)
-        if not 0 <= map_share <= 1:
-            raise ValueError(f"map_share must be from 0 to 1, got {map_share!r}")
-        self.map_share = map_share
+        for name, share in (("map_share", map_share), ("dome_share", dome_share)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name} must be from 0 to 1, got {share!r}")
+        if map_share + dome_share > 1:
+            raise ValueError(f"map_share + dome_share must be at most 1, got {map_share} + {dome_share}")
+        self.map_share, self.dome_share = map_share, dome_share
         self._cells = size + 2
         width = self._cells * CELL
         #: The camera that sees the whole maze from above.
@@ -307,9 +313,12 @@ class MazeExplore(Walker):
         mujoco.mj_camlight(self.model, self.data)
 
     def sample_pose(self, rng: np.random.Generator) -> Pose:
-        """A camera pose (5,) where the agent's eyes can be, or ``map_pose``."""
-        if rng.random() < self.map_share:
+        """A camera pose (5,) where the agent's eyes can be, or ``map_pose``, or in the dome."""
+        kind = rng.random()
+        if kind < self.map_share:
             return self.map_pose.copy()
+        if kind < self.map_share + self.dome_share:
+            return self.dome.sample(rng)
         while True:
             place = cell_middle(rng.choice(self._layout.open_cells), self._cells) + rng.uniform(-CELL / 2, CELL / 2, 2)
             if self.is_free(place, RADIUS) and not self._is_at_ball(place):

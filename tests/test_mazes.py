@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import gqn_rl
-from gqn_rl.cameras import project
+from gqn_rl.cameras import look_at, project
 from gqn_rl.envs.maze_layout import LEAST_OPEN, SIZES, MazeLayout, draw_layout
 from gqn_rl.envs.maze_model import CELL, WALL_HEIGHT, cell_at, cell_middle
 from gqn_rl.envs.mazes import EYE_HEIGHT, EYE_PITCH, REACH, START_STEPS, WHISKER_LENGTH, WHISKERS, MazeExplore
@@ -410,16 +410,21 @@ def test_state_is_what_stands_where(task: Any) -> None:
                 np.testing.assert_allclose(state[env.state_groups["ball"]], env.ball_position, rtol=1e-6)
 
 
-def test_poses_are_where_the_agents_eyes_can_be_or_the_maps() -> None:
-    with maze(map_share=0.25, task="goal") as env:
+def test_poses_are_where_the_agents_eyes_can_be_or_the_maps_or_in_the_dome() -> None:
+    with maze(map_share=0.25, dome_share=0.2, task="goal") as env:
         rng = np.random.default_rng(0)
-        maps = 0
+        maps = above = 0
         for _ in range(20):
             env.new_scene(rng)
             for _ in range(10):
                 pose = env.sample_pose(rng)
                 if np.array_equal(pose, env.map_pose):
                     maps += 1
+                    continue
+                if pose[2] > WALL_HEIGHT:
+                    assert np.linalg.norm(pose[:3]) == pytest.approx(env.dome.radius[0])
+                    np.testing.assert_allclose(pose, look_at(pose[:3], np.zeros(3)), atol=1e-5)
+                    above += 1
                     continue
                 np.testing.assert_allclose(pose[[2, 4]], [EYE_HEIGHT, EYE_PITCH], rtol=1e-6)
                 assert env.is_free(pose[:2].astype(np.float64), RADIUS - 1e-6)
@@ -428,6 +433,7 @@ def test_poses_are_where_the_agents_eyes_can_be_or_the_maps() -> None:
                 mujoco.mj_forward(env.model, env.data)
                 assert env.data.ncon == 0
         assert 30 < maps < 70
+        assert 22 < above < 58
 
 
 def test_is_photographed_as_a_recording_does() -> None:
@@ -459,6 +465,8 @@ def test_render_shows_the_whole_maze() -> None:
         ({"layouts": "prim"}, "layouts must be one of builtin, labmaze; got 'prim'"),
         ({"size": 8}, f"size must be one of {', '.join(map(str, SIZES))}; got 8"),
         ({"map_share": 1.5}, "map_share must be from 0 to 1, got 1.5"),
+        ({"dome_share": -1}, "dome_share must be from 0 to 1, got -1"),
+        ({"map_share": 0.6, "dome_share": 0.5}, r"map_share \+ dome_share must be at most 1, got 0.6 \+ 0.5"),
         ({"actions": "jump"}, "continuous, discrete"),
         ({"shadows": "soft"}, "shadows must be one of False, True; got 'soft'"),
     ],
