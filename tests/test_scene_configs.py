@@ -11,6 +11,7 @@ from test_data import make_arm
 
 from gqn_rl.agents.training import TrainConfig
 from gqn_rl.data import Manifest, RecordConfig, describe_source, set_scene
+from gqn_rl.envs.maze_model import WALL_HEIGHT
 from gqn_rl.pretraining import PretrainConfig
 from gqn_rl.types import SceneSource
 
@@ -62,8 +63,10 @@ def test_a_maze_is_seen_from_above_in_a_share_of_its_views() -> None:
     config, source, _ = recording("mazes")
     rng = np.random.default_rng(0)
     source.new_scene(rng)
-    above = [bool(source.sample_pose(rng)[4] < -1) for _ in range(400)]
-    assert abs(np.mean(above) - config.env_kwargs["map_share"]) < 0.06
+    poses = np.stack([source.sample_pose(rng) for _ in range(400)])
+    straight, above = np.isclose(poses[:, 4], -np.pi / 2), poses[:, 2] > WALL_HEIGHT
+    assert abs(straight.mean() - config.env_kwargs["map_share"]) < 0.06
+    assert abs((above & ~straight).mean() - config.env_kwargs["dome_share"]) < 0.08
 
 
 def test_the_runs_with_and_without_a_memory_differ_in_nothing_else() -> None:
