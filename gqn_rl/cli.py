@@ -457,6 +457,12 @@ def _pretrain_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run's folder, the encoder's later")
     parser.add_argument("--scenes", type=_positive, metavar="N", help="how many of a published set are converted")
+    parser.add_argument(
+        "--from",
+        dest="start_from",
+        metavar="ENCODER",
+        help="begin with this one's weights instead of random ones: a shipped name, or the folder of a run",
+    )
     parser.add_argument("--steps", type=_positive, metavar="N", help="training steps")
     parser.add_argument("--seed", type=_not_negative, metavar="N", help="of weights, batches and noise")
     parser.add_argument("--device", default="auto", metavar="D", help="cpu, cuda or auto (default)")
@@ -484,7 +490,8 @@ def _pretrain(options: argparse.Namespace) -> None:
     from gqn_rl.pretrain_run import claim, follow, run
     from gqn_rl.pretraining import PretrainConfig, Pretraining
 
-    overrides, default = _given(steps=options.steps, seed=options.seed), "pretrain/arm_reach"
+    overrides = _given(steps=options.steps, seed=options.seed, start_from=options.start_from)
+    default = "pretrain/arm_reach"
     if options.data.startswith(PREFIX):
         overrides["model.fovy"] = find_layout(parse_spec(options.data)[0]).fovy
     elif rigged := _rigged_model(load_manifest(options.data).camera):

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from gqn_rl.cameras import CONVENTION
 from gqn_rl.config import Config, UserError
 from gqn_rl.data import SceneDataset, sample_scenes, split_views
+from gqn_rl.encoder import GQNEncoder
 from gqn_rl.files import write_bytes
 from gqn_rl.generator import SharedNoise
 from gqn_rl.gqn import GQN, GQNConfig
@@ -74,6 +75,7 @@ class PretrainConfig(Config):
     evaluate_every: int = Field(500, ge=1)
     checkpoint_every: int = Field(100, ge=1)
     seed: int = Field(0, ge=0)
+    start_from: str | None = None  #: an encoder whose network is trained on: a shipped name, or a run's folder
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -174,7 +176,8 @@ class Pretraining:
         world: the processes that share each batch.
 
     Raises:
-        UserError: the recording does not fit the configuration, or the batch cannot be shared.
+        UserError: the recording or the encoder to start from does not fit the configuration, or there is no such
+            encoder, or the batch cannot be shared.
     """
 
     def __init__(
@@ -191,12 +194,23 @@ class Pretraining:
         self.config, self.dataset, self.device = config, dataset, torch.device(device)
         self.step = 0
         self.model = GQN(config.model).to(self.device)
+        if config.start_from is not None:
+            self._start_from(config.start_from)
         self.objective = Objective(config.objective, self.model.representation.feature_size).to(self.device)
         parameters = [*self.model.parameters(), *self.objective.parameters()]
         self._parameters = parameters
         self._optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
         self._train_scenes = len(dataset) - config.held_out
         self._block = dataset.block
+
+    def _start_from(self, name: str) -> None:
+        """Take over the weights of the encoder ``name``; cameras' angles and the unit of length may differ from its."""
+        network = GQNEncoder.from_pretrained(name).gqn
+        theirs, mine = _sizes(network.config), _sizes(self.config.model)
+        if different := [key for key in mine if mine[key] != theirs[key]]:
+            sizes = ", ".join(f"{key} is {mine[key]} here and {theirs[key]} there" for key in different)
+            raise UserError(f"the run cannot start from {name}: {sizes}")
+        self.model.load_state_dict(network.state_dict())
 
     def steps(self) -> Iterator[Step]:
         """Train from where the run stands to its last step, yielding after each."""
@@ -384,6 +398,13 @@ class Pretraining:
         self.objective.load_state_dict(state["objective"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
+
+
+def _sizes(config: GQNConfig) -> dict[str, Any]:
+    """What decides the shapes of weights, and what they mean, by the names that ``--set`` knows."""
+    whole = {"model.image_size": config.image_size}
+    parts = {"representation": config.representation, "generator": config.generator}
+    return whole | {f"model.{part}.{key}": value for part, each in parts.items() for key, value in each}
 
 
 def _check_shares(config: PretrainConfig, world: World) -> None:

@@ -6,8 +6,10 @@ import csv
 from pathlib import Path
 
 import pytest
+import torch
 
 from gqn_rl.cli import main
+from gqn_rl.encoder import GQNEncoder
 
 MODEL = "model={image_size: 16, representation: {channels: 16, width: 16, heads: 2, token_channels: 16}, generator: {channels: 8, canvas_channels: 16, mixing_channels: 8}}"  # noqa: E501
 
@@ -49,6 +51,18 @@ def test_probe_writes_a_table_and_a_picture(encoder: Path, tmp_path: Path, capsy
     assert main(["probe", str(encoder), "--scenes", "24", "--outside", "15"]) == 0
 
 
+def test_a_run_that_starts_from_an_encoder_begins_with_its_weights(
+    recording: Path, encoder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "more"
+    still = ["--from", str(encoder), "--set", "learning_rate=1e-12", "--set", "weight_decay=0"]
+    assert main(_pretrain(recording, out, *still)) == 0
+    before, after = (GQNEncoder.from_pretrained(folder) for folder in (encoder, out))
+    assert after.card["pretraining"]["start_from"] == str(encoder)
+    for (name, old), new in zip(before.gqn.named_parameters(), after.gqn.parameters(), strict=True):
+        torch.testing.assert_close(new, old, atol=1e-8, rtol=0, msg=name)
+
+
 def test_mistakes_are_one_line_and_exit_code_2(
     recording: Path, encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -64,6 +78,11 @@ def test_mistakes_are_one_line_and_exit_code_2(
         (_pretrain(recording, Path(out), "--device", "warp"), "device 'warp' cannot be used"),
         (_pretrain(recording, Path(out), "--set", "explained=3"), "drawn (4) must be a multiple of explained (3)"),
         (_pretrain(recording, encoder), "finished pretraining run"),
+        (_pretrain(recording, Path(out), "--from", "no-such-encoder"), "no encoder 'no-such-encoder'"),
+        (
+            _pretrain(recording, Path(out), "--from", "arm-reach"),
+            "cannot start from arm-reach: model.image_size is (16, 16) here and (64, 64) there, model.representation.",
+        ),
         (["probe", "no-such-encoder"], "no encoder 'no-such-encoder'"),
         (["probe", str(encoder), "--seed", "0"], "must be at least 1"),
     ]:
