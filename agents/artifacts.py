@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
 import gymnasium as gym
 import imageio.v3 as iio
 import numpy as np
+from imageio.v2 import get_writer
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
@@ -63,6 +66,7 @@ def draw_learning_curve(path: Path, rows: Sequence[Row], random_policy: Mapping[
         figure.savefig(temporary, format="png", dpi=120)
 
 
+@contextmanager
 def film_episodes(
     env_id: str,
     env_kwargs: Mapping[str, Any],
@@ -71,34 +75,34 @@ def film_episodes(
     episodes: int,
     first_seed: int = 0,
     check_stop: Callable[[], None] = lambda: None,
-) -> tuple[list[NDArray[np.uint8]], int]:
-    """Frames (H, W, 3) uint8 of ``episodes`` deterministic episodes, and how many to show a second.
+) -> Iterator[tuple[Iterator[NDArray[np.uint8]], int]]:
+    """Frames (H, W, 3) uint8 of ``episodes`` deterministic episodes, as they are played, and how many to show a second.
 
     Left is the environment's own picture; right, where it shows views, the views of the moment, enlarged without
     smoothing. ``see`` wraps the environment as it was for training. The episodes are the first ones of
-    :func:`gqn_rl.agents.evaluation.evaluate`. No frames come back from an environment that neither draws itself nor
-    shows views.
+    :func:`gqn_rl.agents.evaluation.evaluate`. No frames come from an environment that neither draws itself nor shows
+    views.
     """
     camera = _Camera(make_env(env_id, env_kwargs, render_mode="rgb_array"))
     venv = see(DummyVecEnv([lambda: camera]))
+    fps = round(camera.metadata.get("render_fps") or DEFAULT_FPS)
+
+    def frames() -> Iterator[NDArray[np.uint8]]:
+        for episode in range(episodes):
+            camera.title = f"episode {episode + 1} of {episodes}"
+            venv.seed(HELD_OUT + first_seed + episode)
+            observations, done = venv.reset(), False
+            while not done and camera.frame is not None:
+                check_stop()
+                yield camera.frame
+                observations, _, dones, _ = venv.step(policy(observations))
+                done = bool(dones[0])
+            if camera.last is not None:
+                yield from [camera.last] * (1 + round(PAUSE * fps))
+
     try:
-        frames: list[NDArray[np.uint8]] = []
-        fps = round(camera.metadata.get("render_fps") or DEFAULT_FPS)
         with own_randomness(HELD_OUT + first_seed):
-            for episode in range(episodes):
-                camera.title = f"episode {episode + 1} of {episodes}"
-                venv.seed(HELD_OUT + first_seed + episode)
-                camera.taken.clear()
-                observations, done = venv.reset(), False
-                if not camera.taken:
-                    return [], fps
-                while not done:
-                    check_stop()
-                    observations, _, dones, _ = venv.step(policy(observations))
-                    done = bool(dones[0])
-                taken = camera.taken[:-1]  # the last one is the next episode's first, which the VecEnv began by itself
-                frames += [*taken, *taken[-1:] * round(PAUSE * fps)]
-        return frames, fps
+            yield frames(), fps
     finally:
         venv.close()
 
@@ -109,11 +113,15 @@ class _Camera(gym.Wrapper[Any, Any, Any, Any]):
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
         self.title = ""
-        self.taken: list[NDArray[np.uint8]] = []
+        self.frame: NDArray[np.uint8] | None = None  #: of this moment
+        self.last: NDArray[np.uint8] | None = (
+            None  #: of the last moment of the episode before: a VecEnv resets by itself
+        )
 
     def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
         observation, info = self.env.reset(**options)
         self._step, self._return = 0, 0.0
+        self.last = self.frame
         self._take(observation, info)
         return observation, info
 
@@ -126,9 +134,7 @@ class _Camera(gym.Wrapper[Any, Any, Any, Any]):
     def _take(self, observation: Any, info: Mapping[str, Any]) -> None:
         success = "   success" if info.get("is_success") else ""
         caption = f"{self.title}   step {self._step}   return {self._return:.2f}{success}"
-        frame = compose_frame(self.env.render(), views_in(observation), caption)
-        if frame is not None:
-            self.taken.append(frame)
+        self.frame = compose_frame(self.env.render(), views_in(observation), caption)
 
 
 def compose_frame(picture: Any, views: NDArray[np.uint8] | None, caption: str) -> NDArray[np.uint8] | None:
@@ -152,17 +158,28 @@ def compose_frame(picture: Any, views: NDArray[np.uint8] | None, caption: str) -
     return np.asarray(canvas)
 
 
-def write_video(path: Path, frames: Sequence[NDArray[np.uint8]], fps: int) -> Path:
-    """Write ``path`` with suffix ``.mp4``, or ``.gif`` where imageio-ffmpeg is missing; returns what was written."""
-    stack = np.stack(frames)
+def write_video(path: Path, frames: Iterable[NDArray[np.uint8]], fps: int) -> Path | None:
+    """Write ``path`` with suffix ``.mp4``, or ``.gif`` where imageio-ffmpeg is missing; returns what was written.
+
+    An ``.mp4`` is written frame by frame, so that hours of video need no more memory than a frame. Nothing is written,
+    and None returned, where there are no frames.
+    """
+    frames = iter(frames)
+    first = next(frames, None)
+    if first is None:
+        return None
     if importlib.util.find_spec("imageio_ffmpeg") is not None:
         path = path.with_suffix(".mp4")
+        options: dict[str, Any] = {"codec": "libx264", "macro_block_size": 2, "ffmpeg_log_level": "error"}
         with atomic_path(path) as temporary:
-            options: dict[str, Any] = {"codec": "libx264", "macro_block_size": 2, "ffmpeg_log_level": "error"}
-            iio.imwrite(temporary, stack, plugin="FFMPEG", fps=fps, **options)
+            writer: Any = get_writer(temporary, format="FFMPEG", mode="I", fps=fps, **options)
+            with writer:
+                for frame in chain([first], frames):
+                    writer.append_data(frame)
     else:
         path = path.with_suffix(".gif")
         with atomic_path(path) as temporary:
+            stack = np.stack([first, *frames])
             iio.imwrite(temporary, stack, plugin="pillow", duration=1000 / fps, loop=0)
     return path
 

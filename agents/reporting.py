@@ -82,9 +82,10 @@ def film(
     Renderers fail in ways of their own, which must not cost a trained policy its summary.
     """
     try:
-        frames, fps = film_episodes(env_id, env_kwargs, deterministic(model), see, episodes, first_seed, check_stop)
-        if frames:
-            return write_video(path, frames, fps)
+        policy = deterministic(model)
+        with film_episodes(env_id, env_kwargs, policy, see, episodes, first_seed, check_stop) as (frames, fps):
+            if written := write_video(path, frames, fps):
+                return written
         reason = "the environment does not draw itself"
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())

@@ -179,9 +179,13 @@ def test_film_shows_the_episodes_that_evaluation_counts() -> None:
         taken.append(observations.copy())
         return np.zeros((len(observations), 2), np.float32)
 
-    frames, fps = film_episodes(TOY_ID, {}, policy, partial(see_with, encoder), episodes=2, first_seed=3)
-    assert fps == 10
-    assert len(frames) == 2 * (1 + EPISODE + 5)  # the first observation, every step, half a second's pause
+    with film_episodes(TOY_ID, {}, policy, partial(see_with, encoder), episodes=2, first_seed=3) as (frames, fps):
+        assert fps == 10
+        shown = list(frames)
+    assert len(shown) == 2 * (1 + EPISODE + 5)  # the first observation, every step, half a second's pause
+    assert not np.array_equal(shown[EPISODE], shown[EPISODE - 1])  # the last moment, before the VecEnv's own reset
+    assert all(np.array_equal(shown[EPISODE], still) for still in shown[EPISODE : EPISODE + 6])
+    assert not np.array_equal(shown[EPISODE], shown[EPISODE + 6])
     filmed, taken = taken, []
     venv = VecSceneObservation(make_vec_env(TOY_ID, {}, 1, seed=0), encoder)
     evaluate(policy, venv, episodes=2, first_seed=3)
@@ -220,12 +224,14 @@ def test_video_is_written_and_reads_back(codec: str, tmp_path: Path, monkeypatch
     else:
         pytest.importorskip("imageio_ffmpeg")
     frames = [np.full((64, 96, 3), value, np.uint8) for value in (0, 120, 240)]
-    path = write_video(tmp_path / "film.mp4", frames, fps=5)
+    path = write_video(tmp_path / "film.mp4", iter(frames), fps=5)
+    assert path is not None
     assert path.name == f"film.{codec}"
     monkeypatch.undo()
     back = iio.imread(path)
     assert back.shape == (3, 64, 96, 3)
     np.testing.assert_allclose(back.mean(axis=(1, 2, 3)), [0, 120, 240], atol=6)
+    assert write_video(tmp_path / "nothing.mp4", [], fps=5) is None
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
