@@ -113,10 +113,9 @@ class _Camera(gym.Wrapper[Any, Any, Any, Any]):
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
         self.title = ""
-        self.frame: NDArray[np.uint8] | None = None  #: of this moment
-        self.last: NDArray[np.uint8] | None = (
-            None  #: of the last moment of the episode before: a VecEnv resets by itself
-        )
+        #: Of this moment, and of the last moment of the episode before: a VecEnv resets by itself.
+        self.frame: NDArray[np.uint8] | None = None
+        self.last: NDArray[np.uint8] | None = None
 
     def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
         observation, info = self.env.reset(**options)
