@@ -306,7 +306,7 @@ def test_condition_is_a_request_to_stop_while_it_is_entered() -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_stopped_grid_keeps_what_it_has_and_goes_on_to_the_same_end(number: signal.Signals, tmp_path: Path) -> None:
     """SIGINT as a terminal sends it, to every process of the command; SIGTERM to the command alone."""
-    changes: dict[str, Any] = {"total_steps": 300, "evaluation__every": 50, "checkpoint_every": 50}
+    changes: dict[str, Any] = {"total_steps": 900, "evaluation__every": 50, "checkpoint_every": 50}
     jobs = toy_jobs(tmp_path, **changes)
     command = [sys.executable, str(ROOT / "train.py"), "benchmark", "toy.yaml", "--seeds", "0", "--jobs", "1"]
     command += ["--runs", "runs", "--out", "results"]
