@@ -385,7 +385,7 @@ def test_a_share_of_scenes_is_room_rings_and_all_views_of_these_are_from_the_rin
             ring = np.stack([RING.at(azimuth, RING.elevation[0]) for azimuth in azimuths])
             on_ring = np.isclose(poses, ring, atol=1e-5).all(1)
             assert on_ring.all() == on_ring.any()
-            assert all(env.is_free(pose[:2], 0) for pose in poses)
+            assert all(env.is_free(pose[:2], 0.2) for pose in poses)
             kind = RoomRing if on_ring.all() else Room
             env.perturb_factor("layout", np.random.default_rng(seed))
             assert np.abs(env._places).max() <= kind.spread
