@@ -131,6 +131,7 @@ class Objective(nn.Module):
         explained: int | None = None,
         world: World = ALONE,
         draws: bool = True,
+        compares: bool = True,
     ) -> Losses:
         """Compare the views of B scenes, draw G <= B of them, and explain E <= G of these through the posterior.
 
@@ -145,12 +146,14 @@ class Objective(nn.Module):
             world: the processes that share the batch; this one has ``context``, ``query`` and ``rng`` of its part,
                 but compares its scenes with all.
             draws: whether anything is drawn; without, only the contrasts are left.
+            compares: whether views are compared; without, only the drawing is left.
         """
         config = self.config
         nothing = torch.full((), float("nan"))
         drawn = slice(0, None, len(context.images) // len(used))
-        prior = model.representation.prior if config.geometry else None
-        compares = self.contrast is not None or prior is not None
+        contrasts = self.contrast if compares else None
+        prior = model.representation.prior if config.geometry and compares else None
+        compares = contrasts is not None or prior is not None
         seen = context if compares else Views(context.images[drawn], context.poses[drawn])
         shares = model.represent_views(seen)
         views = shares[drawn] if compares else shares
@@ -158,9 +161,9 @@ class Objective(nn.Module):
         total = torch.zeros((), device=views.device)
         everyone = world.gather(shares) if compares else shares
         contrast, accuracy, geometry, geometry_accuracy, prior_mse = (nothing,) * 5
-        if self.contrast is not None:
+        if contrasts is not None:
             features = [model.representation.features(share).float() for share in everyone[:, :2].unbind(1)]
-            contrast, accuracy = self.contrast(*features)
+            contrast, accuracy = contrasts(*features)
             total = total + config.contrast * contrast
         if prior is not None:
             with torch.autocast(everyone.device.type, enabled=False):  # precisions span many orders of magnitude

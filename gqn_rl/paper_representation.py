@@ -58,6 +58,10 @@ class Representation(nn.Module):
         """What is known of the points before any view: Gaussians (points, 9); None without points."""
         return None
 
+    def keep_points(self) -> None:
+        """From now on gradients reach what makes the free features, and nothing that makes the points."""
+        raise NotImplementedError(f"{type(self).__name__} has no points")
+
     def gaussians(self, shares: Tensor) -> Tensor:
         """Of shares (N, *out_shape), the Gaussians over points in the room: (N, points, 9)."""
         raise NotImplementedError(f"{type(self).__name__} has no points")

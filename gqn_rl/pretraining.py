@@ -58,6 +58,10 @@ class PretrainConfig(Config):
     #: heads to what is large, before they have found what is small (FetchReach's goal, four pixels wide, was not found
     #: in 400 steps that drew from the first on, and to 3.4 cm in 300 that did not).
     compare_first: float = Field(0.0, ge=0, lt=1)
+    #: Whether the steps after these draw and do nothing else: points stay where comparing has put them, only the
+    #: generator and the free features learn, from scenes of any blocks, and the learning rate begins anew. Where
+    #: walls and floors are most of a picture, drawing would take the points away from the objects.
+    draw_apart: bool = False
     #: What a step takes of each of the recording's blocks, (rows, columns); drawn anew every step.
     parts: tuple[tuple[PositiveInt, PositiveInt], ...] = Field(((4, 1), (1, 4)), min_length=1)
     max_context: int = Field(3, ge=1)  #: views that may enter the scene; each scene draws 1 to this many
@@ -96,6 +100,15 @@ class PretrainConfig(Config):
                 f"compare_first is {self.compare_first}, but nothing compares: objective.contrast, or "
                 "objective.geometry with representation.kind points, must be above 0"
             )
+        if self.draw_apart and not points:
+            raise ValueError(
+                f"draw_apart keeps points where they are: it needs representation.kind 'points', "
+                f"got {self.model.representation.kind!r}"
+            )
+        if self.draw_apart and not self.compare_first and self.start_from is None:
+            raise ValueError(
+                "draw_apart learns no points while it draws: compare_first must be above 0, or --from name an encoder"
+            )
         if compares and self.max_context < 2:
             raise ValueError(
                 "contrast and geometry need two views of a scene: "
@@ -114,11 +127,15 @@ class PretrainConfig(Config):
 
     def learning_rate_at(self, step: int) -> float:
         """Adam's learning rate at ``step``, counted from 0."""
+        steps = self.steps
+        if self.draw_apart:
+            first, steps = step < self.draws_from, self.steps - self.draws_from
+            step, steps = (step, self.draws_from) if first else (step - self.draws_from, steps)
         warm = min((step + 1) / self.warmup, 1.0) if self.warmup else 1.0
         if self.decay == "paper":
             # GQN supplement, section 4: 5e-4 to 5e-5, linear, over 1.6e6 steps; here in units of the first.
             return self.learning_rate * warm * (1.0 - 0.9 * min(step / 1.6e6, 1.0))
-        return self.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(step / self.steps, 1.0)))
+        return self.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(step / steps, 1.0)))
 
 
 class Step(NamedTuple):
@@ -224,15 +241,20 @@ class Pretraining:
         rng = np.random.default_rng([config.seed, number])
         seeded = torch.Generator(self.device).manual_seed(int(rng.integers(2**62)))
         noise = SharedNoise(seeded, self.world.rank, self.world.size)
-        context, used, query = self._batch(rng)
+        draws = number >= config.draws_from
+        apart = config.draw_apart and draws
+        if apart:
+            self.model.representation.keep_points()
+        context, used, query = self._batch(rng, apart)
         rate, sigma = config.learning_rate_at(number), config.sigma_at(number)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.zero_grad(set_to_none=True)
         with autocast(config.precision, self.device):
             explained = config.explained // self.world.size
-            draws = number >= config.draws_from
-            losses = self.objective(self.model, context, used, query, sigma, noise, explained, self.world, draws)
+            losses = self.objective(
+                self.model, context, used, query, sigma, noise, explained, self.world, draws, compares=not apart
+            )
         losses.total.backward()
         self.world.average(p.grad for p in self._parameters if p.grad is not None)
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, config.clip)
@@ -244,10 +266,13 @@ class Pretraining:
         self.step = number + 1
         return Step(self.step, losses._replace(total=losses.total.detach()), rate, sigma, float(norm))
 
-    def _batch(self, rng: np.random.Generator) -> tuple[Views, Tensor, Views]:
+    def _batch(self, rng: np.random.Generator, apart: bool = False) -> tuple[Views, Tensor, Views]:
         config = self.config
-        part = config.parts[int(rng.integers(len(config.parts)))]
-        scenes = sample_scenes(rng, self._train_scenes, self._block, config.batch, part)
+        if apart:  # what is compared must be hard to tell apart, what is drawn as different as can be
+            scenes = rng.choice(self._train_scenes, size=config.batch, replace=False)
+        else:
+            part = config.parts[int(rng.integers(len(config.parts)))]
+            scenes = sample_scenes(rng, self._train_scenes, self._block, config.batch, part)
         context, query = self._split(rng, len(scenes))
         drawn = slice(0, None, config.batch // config.drawn)
         counts = rng.integers(1, config.max_context + 1, size=len(scenes))[drawn]

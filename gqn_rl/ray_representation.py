@@ -145,10 +145,20 @@ class PointAttention(Representation):
     ray the point is, relative to the place on the ray nearest to where the head's points usually are, and how sure
     the view is of its answer, across and along. A share is [Gaussians, free features, 1]; a sum of shares is read by
     solving for the means, and by dividing the features by the number of views. Points are in metres divided by
-    ``length_scale``.
+    ``length_scale``. With ``scenery``, free features also read the mean of all tokens: heads look at objects, and
+    walls, floors and light, which fill most of a picture of a room, are where no head looks.
     """
 
-    def __init__(self, tokens: RayTokens, heads: int, token_channels: int, features: int, length_scale: float) -> None:
+    def __init__(
+        self,
+        tokens: RayTokens,
+        heads: int,
+        token_channels: int,
+        features: int,
+        length_scale: float,
+        *,
+        scenery: bool = False,
+    ) -> None:
         super().__init__((GAUSSIAN_SIZE * heads + features + 1, 1, 1), length_scale)
         self.tokens = tokens
         self.points = heads
@@ -166,6 +176,11 @@ class PointAttention(Representation):
         self.free = nn.Linear(heads * token_channels, features) if features else None
         if self.free is not None:
             nn.init.kaiming_normal_(self.free.weight, nonlinearity="relu")
+        self.scenery: nn.Module | None = None
+        if scenery:
+            self.scenery = nn.Sequential(
+                nn.Linear(token_channels, HIDDEN), nn.ReLU(inplace=True), nn.Linear(HIDDEN, features)
+            )
         height, width = tokens.grid
         upward = ((height - 1) / 2 - torch.arange(height)) * (2 / height)  # of the image's half height, as rows
         rightward = (torch.arange(width) - (width - 1) / 2) * (2 / height)
@@ -177,6 +192,12 @@ class PointAttention(Representation):
     def prior(self) -> Tensor:
         """What is known of the points before any view: Gaussians (heads, 9)."""
         return isotropic(self.centre, PRIOR_STD)
+
+    def keep_points(self) -> None:
+        self.requires_grad_(False)
+        for layer in (self.free, self.scenery):
+            if layer is not None:
+                layer.requires_grad_(True)
 
     @property
     def read_shape(self) -> tuple[int, int, int]:
@@ -202,9 +223,18 @@ class PointAttention(Representation):
         across, along = (ACROSS_STD * stds[..., 0]) ** -2, (ALONG_STD * stds[..., 1]) ** -2
         gaussians = along_ray(origins, directions, nearest + ALONG_STD * said[..., 2], across, along)
         one = gaussians.new_ones(len(gaussians), 1)
-        free = [] if self.free is None else [self.free(pooled.flatten(1)).float()]
-        share = torch.cat([gaussians.flatten(1), *free, one], dim=1)
+        parts = [gaussians.flatten(1), *self._free(pooled, tokens), one]
+        share = torch.cat(parts, dim=1)
         return share[:, :, None, None]
+
+    def _free(self, pooled: Tensor, tokens: Tensor) -> list[Tensor]:
+        """The free features (N, F) in float32, if there are any."""
+        if self.free is None:
+            return []
+        free = self.free(pooled.flatten(1))
+        if self.scenery is not None:
+            free = free + self.scenery(tokens.mean(dim=1))
+        return [free.float()]
 
     def _directions(self, poses: Tensor, up_right: Tensor) -> Tensor:
         """Unit vectors (N, heads, 3) from the cameras through places (N, heads, 2) on their images."""

@@ -26,11 +26,17 @@ class RepresentationConfig(Config):
     token_channels: int = Field(default=64, ge=1)  #: of what is known of one image position
     token_stride: Literal[4, 8] = 4  #: pixels from one attended position to the next
     bands: int = Field(default=4, ge=0, le=10)  #: Fourier frequencies of the ray
+    scenery: bool = False  #: of ``points``: whether free features read the whole image too, not only where heads look
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.channels == 0 and self.kind != "points":
             raise ValueError(f"representation {self.kind!r} needs channels above 0")
+        if self.scenery and (self.kind != "points" or self.channels == 0):
+            raise ValueError(
+                f"scenery is for free features: it needs kind 'points' and channels above 0, "
+                f"got {self.kind!r} and {self.channels}"
+            )
         return self
 
 
@@ -65,5 +71,7 @@ def build_representation(
         stride=config.token_stride,
         bands=config.bands,
     )
-    network = PointAttention if config.kind == "points" else RayAttention
-    return network(tokens, config.heads, config.token_channels, config.channels, length_scale)
+    sizes = (config.heads, config.token_channels, config.channels, length_scale)
+    if config.kind == "ray":
+        return RayAttention(tokens, *sizes)
+    return PointAttention(tokens, *sizes, scenery=config.scenery)

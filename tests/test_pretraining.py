@@ -27,6 +27,7 @@ from gqn_rl.objectives import ContrastHead, ObjectiveConfig
 from gqn_rl.pictures import LINE, grid, to_uint8
 from gqn_rl.pretrain_run import run
 from gqn_rl.pretraining import PretrainConfig, Pretraining, Ramp
+from gqn_rl.types import Views
 
 ROOT = Path(__file__).resolve().parent.parent
 SIDE = 16
@@ -223,6 +224,8 @@ def test_contrast_wants_two_views() -> None:
         ({"compare_first": 1.0}, "compare_first"),
         ({"compare_first": 0.1, "objective": {"geometry": 0}}, "compare_first is 0.1, but nothing compares"),
         ({"query": "seen"}, "query 'seen' draws the only view that is given: max_context must be 1, got 3"),
+        ({"draw_apart": True}, "compare_first must be above 0, or --from name an encoder"),
+        ({"draw_apart": True, "model": {"representation": {"kind": "ray", "channels": 8}}}, "needs .*kind 'points'"),
         ({"model": {"generator": {"mixing_channels": 0}}}, "'points' needs generator.mixing_channels above 0, got 0"),
     ],
 )
@@ -271,6 +274,43 @@ def test_views_are_compared_before_anything_is_drawn(data: SceneDataset) -> None
     assert not all(torch.equal(before[name], value) for name, value in first.model.generator.state_dict().items())
 
 
+def test_drawing_apart_leaves_the_points_where_they_are(data: SceneDataset, tmp_path: Path) -> None:
+    """Until it draws it is the run that never does; from then on gradients are those of drawing alone."""
+    representation = MODEL.representation.model_copy(update={"channels": 8, "scenery": True})
+    model = MODEL.model_copy(update={"representation": representation})
+    apart = CONFIG.model_copy(update={"model": model, "compare_first": 0.5, "draw_apart": True})
+    alone = CONFIG.objective.model_copy(update={"likelihood": 0.0, "prior_mean": 0.0})
+    run = Pretraining(apart, data)
+    compared = Pretraining(apart.model_copy(update={"objective": alone}), data)
+    for _, one, other in zip(range(6), run.steps(), compared.steps(), strict=False):
+        assert one.losses.total == other.losses.total
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    losses = [step.losses for step in run.steps()]
+    assert len(losses) == 6
+    assert all(loss.geometry.isnan() and loss.contrast.isnan() and loss.prior_mse.isfinite() for loss in losses)
+    changed = {name for name, value in run.model.state_dict().items() if not torch.equal(value, before[name])}
+    learns = ("generator.", "representation.free.", "representation.scenery.")
+    assert {name for name in before if name.startswith("representation.")} & changed == {
+        name for name in before if name.startswith(learns[1:])
+    }
+    assert all(name.startswith(learns) for name in changed)
+    views = Views(torch.tensor(data.images[:4, :3]), torch.tensor(data.poses[:4, :3]))
+    points = [each.model.represent(views)[:, : 3 * run.model.representation.points] for each in (run, compared)]
+    torch.testing.assert_close(*points)
+
+
+def test_drawing_apart_resumes_as_the_same_run(data: SceneDataset, tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"compare_first": 0.5, "draw_apart": True})
+    whole, first, second = (Pretraining(config, data) for _ in range(3))
+    list(whole.steps())
+    for _ in zip(range(8), first.steps(), strict=False):
+        pass
+    first.save(tmp_path / "checkpoint.pt")
+    second.load(tmp_path / "checkpoint.pt")
+    list(second.steps())
+    assert _equal(whole, second)
+
+
 def test_without_auxiliary_terms_the_loss_is_the_elbo(data: SceneDataset) -> None:
     """The paper's recipe: the weighted total is the negative ELBO per colour value and nothing else."""
     plain = ObjectiveConfig(likelihood=1.0, contrast=0, geometry=0, prior_mean=0)
@@ -317,6 +357,11 @@ def test_schedules_end_where_they_say() -> None:
     rates = [config.learning_rate_at(step) for step in range(1000)]
     assert np.argmax(rates) in (99, 100)
     assert rates[-1] < 1e-8
+    apart = config.model_copy(update={"compare_first": 0.4, "draw_apart": True})
+    rates = [apart.learning_rate_at(step) for step in range(1000)]
+    compares, draws = np.array(rates[:400]), np.array(rates[400:])
+    assert [np.argmax(compares), np.argmax(draws)] == [99, 99]
+    assert max(compares[-1], draws[-1]) < 1e-7
     paper = PretrainConfig(decay="paper", learning_rate=5e-4, warmup=0)
     np.testing.assert_allclose([paper.learning_rate_at(s) for s in (0, 1_600_000, 2_000_000)], [5e-4, 5e-5, 5e-5])
 

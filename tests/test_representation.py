@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gqn_rl.config import UserError
 from gqn_rl.gaussians import GAUSSIAN_SIZE
+from gqn_rl.ray_representation import PointAttention
 from gqn_rl.representation import RepresentationConfig, build_representation
 
 #: Kinds of the paper, and all with channels: ``points`` without free features and with.
@@ -179,12 +180,35 @@ def test_sizes_that_do_not_fit_are_refused(kind: str, size: tuple[int, int]) -> 
         build_representation(config(kind), *size, fovy=45.0)
 
 
+@pytest.mark.parametrize(("kind", "channels"), [("points", 0), ("ray", 8)])
+def test_scenery_needs_free_features(kind: str, channels: int) -> None:
+    with pytest.raises(UserError, match=f"scenery .*, got '{kind}' and {channels}"):
+        config(kind, channels, scenery=True)
+
+
 @pytest.mark.parametrize(
     "fields", [{"kind": "resnet"}, {"channels": -1}, {"width": 20}, {"heads": 0}, {"token_stride": 3}, {"bands": -1}]
 )
 def test_bad_fields_are_named(fields: dict[str, object]) -> None:
     with pytest.raises(UserError, match=next(iter(fields))):
         RepresentationConfig.from_mapping(fields)
+
+
+def test_scenery_reaches_the_free_features_from_all_of_the_picture_and_leaves_the_points_alone() -> None:
+    """It is added to what free features read otherwise: without it the network is the one that knows no scenery."""
+    torch.manual_seed(0)
+    plain = build_representation(config("points", 8), 16, 16, fovy=45.0)
+    scenic = build_representation(config("points", 8, scenery=True), 16, 16, fovy=45.0)
+    scenic.load_state_dict(plain.state_dict(), strict=False)
+    images, poses = inputs(4, 16, 16)
+    before, after = plain(images, poses), scenic(images, poses)
+    assert_equal(scenic.gaussians(after), plain.gaussians(before))
+    added = scenic.features(after) - plain.features(before)
+    assert added.std(dim=0).min() > 0  # which differs from picture to picture
+    assert isinstance(scenic, PointAttention)
+    _, tokens, _ = scenic.tokens(images, poses)
+    assert scenic.scenery is not None
+    assert_equal(added, scenic.scenery(tokens.mean(dim=1)))
 
 
 @pytest.mark.parametrize("kind", [*PAPER_KINDS, "ray"])
