@@ -27,6 +27,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
@@ -224,9 +225,10 @@ def build_model(
     """A fresh model of ``algorithm`` for ``venv``.
 
     ``policy`` None picks the one for the observation: ``MultiInputPolicy`` for a Dict, ``CnnPolicy`` for an image,
-    else ``MlpPolicy``. ``replay_buffer_class`` may be named as ``module:Class``; a policy class may bring one, as an
-    attribute of that name. A replay buffer larger than the run is cut to the run's length: the rest would never be
-    filled. Raises :class:`UserError` for arguments that the constructor refuses.
+    else ``MlpPolicy``. ``replay_buffer_class`` and, in ``policy_kwargs``, ``features_extractor_class`` may be named as
+    ``module:Class``; a policy class may bring a replay buffer, as an attribute of that name, and a features extractor
+    that takes a ``layout`` gets that of the scene vector. A replay buffer larger than the run is cut to the run's
+    length: the rest would never be filled. Raises :class:`UserError` for arguments that the constructor refuses.
     """
     check_algorithm_kwargs(algorithm, kwargs)
     arguments = copy.deepcopy(dict(kwargs))  # SB3 adds to policy_kwargs
@@ -235,6 +237,7 @@ def build_model(
     chosen = resolve_policy(policy or _policy_for(venv.observation_space))
     parameters = inspect.signature(algorithm).parameters
     _set_replay_buffer(arguments, parameters, getattr(chosen, "replay_buffer_class", None))
+    _set_features_extractor(arguments.get("policy_kwargs") or {}, venv)
     if "buffer_size" in parameters:
         size = arguments.get("buffer_size", parameters["buffer_size"].default)
         rounds = -(-total_steps // venv.num_envs)
@@ -312,6 +315,21 @@ def _set_replay_buffer(
     if arguments.get("n_steps", 1) > 1 and "n_steps" not in takes:
         raise UserError(f"n_steps is {arguments['n_steps']}, but {buffer.__name__} has no n-step returns")
     arguments["replay_buffer_kwargs"] = {**told, **(arguments.get("replay_buffer_kwargs") or {})}
+
+
+def _set_features_extractor(arguments: dict[str, Any], venv: VecEnv) -> None:
+    """Put the class of the features extractor in ``arguments``, and tell it the layout of what it reads."""
+    named = arguments.get("features_extractor_class")
+    if named is None:
+        return
+    choices = "valid: module:Class such as gqn_rl.agents.queries:PointQueries"
+    extractor = _import_class(named, BaseFeaturesExtractor, "features extractor", choices)
+    arguments["features_extractor_class"] = extractor
+    if "layout" in inspect.signature(extractor).parameters:
+        if not isinstance(venv, VecSceneObservation):
+            raise UserError(f"features extractor {named!r} reads a scene vector: it needs a frozen encoder")
+        given = arguments.get("features_extractor_kwargs") or {}
+        arguments["features_extractor_kwargs"] = {"layout": venv.scene_vector.layout, **given}
 
 
 def _make_monitored(env_id: str, env_kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:

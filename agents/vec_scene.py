@@ -30,6 +30,9 @@ VIEW_KEYS: Final = ("images", "poses")
 PROPRIO_KEY: Final = "proprio"
 FRAME_KEY: Final = "frame"
 FRAME_SIZE: Final = 4
+#: What a scene vector consists of, in a policy's input: the points' coordinates, and all that is no point.
+POINTS: Final = "points"
+FEATURES: Final = "features"
 #: What to do about an environment that shows none.
 NO_VIEWS: Final = "gqn_rl.view_adapter.ViewAdapter makes a view of what an environment renders"
 
@@ -68,7 +71,8 @@ class SceneVector:
         vectors = _vectors(parts, proprio)
         self._vectors = tuple(vectors)
         self._points = MovingPoints.of(encoder) if proprio and FRAME_KEY in parts.spaces else None
-        unbounded = np.full(self._points.size if self._points else encoder.size, np.inf, np.float32)
+        size = self._points.size if self._points else encoder.size
+        unbounded = np.full(size, np.inf, np.float32)
         #: The parts of an observation that are used.
         self.keys = (*VIEW_KEYS, *self._vectors, *((FRAME_KEY,) if self._points else ()))
         #: Of one environment's policy input: (size + P + ...,) float32.
@@ -76,6 +80,10 @@ class SceneVector:
             np.concatenate([-unbounded, *(box.low for box in vectors.values())], dtype=np.float32),
             np.concatenate([unbounded, *(box.high for box in vectors.values())], dtype=np.float32),
         )
+
+        points = 3 * (len(self._points.moving) if self._points else int(getattr(encoder, "points", 0)))
+        #: Sizes of the parts of a policy input, by name and in their order.
+        self.layout = {POINTS: points, FEATURES: size - points, **{name: box.shape[0] for name, box in vectors.items()}}
 
     @torch.inference_mode()
     def __call__(self, observations: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
