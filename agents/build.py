@@ -114,19 +114,22 @@ def see_with(
     proprio: bool = True,
     pixel_stack: int | None = None,
     context: Context = "now",
+    certainty: bool = False,
 ) -> VecEnv:
     """``venv`` seen through ``encoder``; ``venv`` itself without one.
 
     With ``pixel_stack``, the policy gets so many pictures of each view themselves
     (:class:`gqn_rl.agents.vec_pixels.VecPixels`), and ``encoder``, if there is one, is a part of it.
 
-    ``context`` is that of :class:`VecSceneObservation`.
+    ``context`` and ``certainty`` are those of :class:`VecSceneObservation`.
 
     Raises :class:`UserError` when the environment shows no views, when its cameras are not those that the encoder
     was trained with (``encoder.check(camera_metadata)``, where it has such a method), when the encoder fails on views
-    of their shapes, and for another ``context`` than ``now`` where there is no frozen encoder, or one that cannot have
-    it.
+    of their shapes, and for another ``context`` than ``now``, or ``certainty``, where there is no frozen encoder, or
+    one that cannot have it.
     """
+    if certainty and (encoder is None or pixel_stack is not None):
+        raise UserError("certainty needs an encoder, and one that is not trained on; valid here: false")
     if context != "now" and (encoder is None or pixel_stack is not None):
         raise UserError(f"context {context!r} needs an encoder, and one that is not trained on; valid here: now")
     if encoder is None and pixel_stack is None:
@@ -136,7 +139,7 @@ def see_with(
             seen: VecEnv = VecPixels(venv, pixel_stack, proprio)
         else:
             assert encoder is not None
-            seen = VecSceneObservation(venv, encoder, proprio, context)
+            seen = VecSceneObservation(venv, encoder, proprio, context, certainty)
     except ValueError as error:
         raise UserError(str(error)) from None
     check = getattr(encoder, "check", None)

@@ -17,14 +17,14 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
-from gqn_rl.agents.vec_scene import FEATURES, POINTS, PROPRIO_KEY
+from gqn_rl.agents.vec_scene import CERTAINTY, FEATURES, POINTS, PROPRIO_KEY
 
 #: Hidden units of the perceptron that turns a goal into questions.
 HIDDEN: Final = 64
 
 
 class PointQueries(BaseFeaturesExtractor):
-    """Places that the goal asks for, then all of the policy's input that is no point.
+    """Places that the goal asks for, how sure the encoder is of each, then all of the policy's input that is no point.
 
     Attention over the points of the scene vector (Vaswani et al. 2017, section 3.2.1), whose keys are learned and
     whose queries are made of the goal: all that an environment says besides views, proprioception and frame.
@@ -39,27 +39,26 @@ class PointQueries(BaseFeaturesExtractor):
     """
 
     def __init__(self, observation_space: spaces.Box, layout: Mapping[str, int], queries: int = 4) -> None:
-        goal = [name for name in layout if name not in (POINTS, FEATURES, PROPRIO_KEY)]
+        goal = [name for name in layout if name not in (POINTS, CERTAINTY, FEATURES, PROPRIO_KEY)]
         if not layout.get(POINTS) or not goal:
             parts = ", ".join(f"{name} {size}" for name, size in layout.items() if size)
             raise ValueError(f"PointQueries asks points for what a goal names; the policy's input has {parts}")
         if queries < 1:
             raise ValueError(f"queries must be at least 1, got {queries}")
-        points, others = layout[POINTS], sum(layout.values()) - layout[POINTS]
-        super().__init__(observation_space, 3 * queries + others)
-        self._sizes = list(layout.values())
-        self._goal = [list(layout).index(name) for name in goal]
-        self._points = list(layout).index(POINTS)
-        asked = sum(layout[name] for name in goal)
-        self.ask = nn.Sequential(
-            nn.Linear(asked, HIDDEN), nn.ReLU(inplace=True), nn.Linear(HIDDEN, queries * (points // 3))
-        )
+        sure, others = bool(layout.get(CERTAINTY)), [name for name in layout if name not in (POINTS, CERTAINTY)]
+        super().__init__(observation_space, (3 + sure) * queries + sum(layout[name] for name in others))
+        self._layout, self._goal, self._others, self._sure = dict(layout), goal, others, sure
         self._queries = queries
+        weights = queries * (layout[POINTS] // 3)
+        asked = sum(layout[name] for name in goal)
+        self.ask = nn.Sequential(nn.Linear(asked, HIDDEN), nn.ReLU(inplace=True), nn.Linear(HIDDEN, weights))
 
     def forward(self, observations: Tensor) -> Tensor:
-        """(B, size + P + ...) to (B, 3 * queries + all that is no point)."""
-        parts = list(observations.split(self._sizes, dim=1))
-        goal = torch.cat([parts[index] for index in self._goal], dim=1)
-        points = parts.pop(self._points).unflatten(1, (-1, 3))
+        """(B, size + P + ...) to (B, 3 or, with certainty, 4 * queries + all that is no point)."""
+        parts = dict(zip(self._layout, observations.split(list(self._layout.values()), dim=1), strict=True))
+        points = parts[POINTS].unflatten(1, (-1, 3))
+        if self._sure:
+            points = torch.cat([points, parts[CERTAINTY][..., None]], dim=-1)
+        goal = torch.cat([parts[name] for name in self._goal], dim=1)
         weights = self.ask(goal).unflatten(1, (self._queries, -1)).softmax(dim=-1)
-        return torch.cat([(weights @ points).flatten(1), *parts], dim=1)
+        return torch.cat([(weights @ points).flatten(1), *(parts[name] for name in self._others)], dim=1)

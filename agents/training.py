@@ -89,6 +89,7 @@ class TrainConfig(Config):
     #: What the encoder's vector is of: the present views, or all since the episode began, which needs a static scene.
     context: Context = "now"
     proprio: bool = True  #: whether the policy gets the proprioception beside what it sees
+    certainty: bool = False  #: whether the policy is told how sure the encoder is of each of its points
     algorithm: AlgorithmConfig = AlgorithmConfig()
     total_steps: PositiveInt  #: environment steps, all environments together
     n_envs: PositiveInt = 1
@@ -234,8 +235,10 @@ def make_envs(config: TrainConfig, encoder: SceneEncoder | None, n_envs: int) ->
 def see(config: TrainConfig, encoder: SceneEncoder | None, venv: VecEnv) -> VecEnv:
     """``venv`` as the policy of ``config`` sees it."""
     if config.finetune:
-        return see_with(encoder, venv, config.proprio, pixel_stack=1, context=config.context)
-    return see_with(encoder, venv, config.proprio, config.pixels.stack if config.pixels else None, config.context)
+        stack: int | None = 1
+    else:
+        stack = config.pixels.stack if config.pixels else None
+    return see_with(encoder, venv, config.proprio, stack, config.context, config.certainty)
 
 
 def fresh_model(

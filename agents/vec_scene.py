@@ -31,7 +31,9 @@ PROPRIO_KEY: Final = "proprio"
 FRAME_KEY: Final = "frame"
 FRAME_SIZE: Final = 4
 #: What a scene vector consists of, in a policy's input: the points' coordinates, and all that is no point.
+#: Between them, if it is asked for, how sure the encoder is of each point.
 POINTS: Final = "points"
+CERTAINTY: Final = "certainty"
 FEATURES: Final = "features"
 #: What to do about an environment that shows none.
 NO_VIEWS: Final = "gqn_rl.view_adapter.ViewAdapter makes a view of what an environment renders"
@@ -56,13 +58,29 @@ class SceneVector:
             number of other ``Box`` parts with one axis.
         proprio: whether the proprioception and the frame, where there are any, are part of the policy's input. Other
             vectors always are.
+        certainty: whether the policy is told how sure the encoder is of each of its points. A point that no view has
+            seen is said to be where it usually is, and where much is out of sight a policy should know.
 
     Raises:
-        ValueError: another observation space; the message names the keys and shapes needed and found.
+        ValueError: another observation space; the message names the keys and shapes needed and found. Or ``certainty``
+            of an encoder that has no points, or does not say how sure it is.
     """
 
-    def __init__(self, encoder: SceneEncoder, observation_space: spaces.Space[Any], proprio: bool = True) -> None:
+    def __init__(
+        self,
+        encoder: SceneEncoder,
+        observation_space: spaces.Space[Any],
+        proprio: bool = True,
+        certainty: bool = False,
+    ) -> None:
         parts = check_views(observation_space)
+        count = int(getattr(encoder, "points", 0))
+        if certainty and not (count and hasattr(encoder, "certainty") and isinstance(encoder, AdditiveEncoder)):
+            raise ValueError(
+                f"certainty is that of points in the room: {type(encoder).__name__} has {count} of them, and needs "
+                "the methods share, read and certainty"
+            )
+        self._certainty = certainty
         self.encoder = encoder
         self._device = torch.device("cpu")
         for module in _modules(encoder):
@@ -71,8 +89,13 @@ class SceneVector:
         vectors = _vectors(parts, proprio)
         self._vectors = tuple(vectors)
         self._points = MovingPoints.of(encoder) if proprio and FRAME_KEY in parts.spaces else None
-        size = self._points.size if self._points else encoder.size
-        unbounded = np.full(size, np.inf, np.float32)
+        seen = self._points.moving if self._points else np.arange(count)
+        scene = self._points.size if self._points else encoder.size
+        sizes = {POINTS: 3 * len(seen), CERTAINTY: certainty * len(seen), FEATURES: scene - 3 * len(seen)}
+        #: Sizes of the parts of a policy's input, by name and in their order.
+        self.layout = {**sizes, **{name: (box.shape or ())[0] for name, box in vectors.items()}}
+        self._seen = torch.as_tensor(seen)
+        unbounded = np.full(sum(sizes.values()), np.inf, np.float32)
         #: The parts of an observation that are used.
         self.keys = (*VIEW_KEYS, *self._vectors, *((FRAME_KEY,) if self._points else ()))
         #: Of one environment's policy input: (size + P + ...,) float32.
@@ -81,13 +104,11 @@ class SceneVector:
             np.concatenate([unbounded, *(box.high for box in vectors.values())], dtype=np.float32),
         )
 
-        points = 3 * (len(self._points.moving) if self._points else int(getattr(encoder, "points", 0)))
-        #: Sizes of the parts of a policy input, by name and in their order.
-        self.layout = {POINTS: points, FEATURES: size - points, **{name: box.shape[0] for name, box in vectors.items()}}
-
     @torch.inference_mode()
     def __call__(self, observations: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """``images`` (B, K, H, W, 3), ``poses`` (B, K, 5), ``proprio`` (B, P), ``frame`` (B, 4) to (B, size + P)."""
+        if self._certainty:
+            return self.read(self.share(observations), observations)
         return self._append("encode", self.encoder.encode(*self._views(observations)), observations)
 
     @torch.inference_mode()
@@ -98,14 +119,20 @@ class SceneVector:
     @torch.inference_mode()
     def read(self, total: torch.Tensor, observations: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """The same as a call, but of the views whose shares add up to ``total`` (B, M)."""
-        return self._append("read", cast(AdditiveEncoder, self.encoder).read(total), observations)
+        encoder = cast(AdditiveEncoder, self.encoder)
+        certainty = encoder.certainty(total) if self._certainty else None  # type: ignore[attr-defined]
+        return self._append("read", encoder.read(total), observations, certainty)
 
     def _views(self, observations: Mapping[str, NDArray[Any]]) -> tuple[torch.Tensor, torch.Tensor]:
         images = torch.as_tensor(observations["images"], device=self._device)
         return images, torch.as_tensor(observations["poses"], dtype=torch.float32, device=self._device)
 
     def _append(
-        self, method: str, vectors: torch.Tensor, observations: Mapping[str, NDArray[Any]]
+        self,
+        method: str,
+        vectors: torch.Tensor,
+        observations: Mapping[str, NDArray[Any]],
+        certainty: torch.Tensor | None = None,
     ) -> NDArray[np.float32]:
         """Policy inputs of scene vectors (B, size) that the encoder's ``method`` returned."""
         expected = (len(observations["poses"]), self.encoder.size)
@@ -117,6 +144,9 @@ class SceneVector:
         flat = vectors.float().cpu()
         if self._points is not None:
             flat = self._points.from_frame(flat, torch.as_tensor(observations[FRAME_KEY]))
+        if certainty is not None:
+            points, features = flat.tensor_split([self.layout[POINTS]], dim=1)
+            flat = torch.cat([points, certainty.cpu()[:, self._seen], features], dim=1)
         return np.concatenate([flat.numpy(), *(observations[key] for key in self._vectors)], axis=1, dtype=np.float32)
 
 
@@ -173,16 +203,23 @@ class VecSceneObservation(VecEnvWrapper):
         venv: as :class:`SceneVector` needs it; for ``context="episode"``, whose scenes stay as they are within an
             episode, and that says so (``static_scene = True``).
         encoder: for ``context="episode"``, one that is also a :class:`gqn_rl.types.AdditiveEncoder`.
-        proprio: see :class:`SceneVector`.
+        proprio, certainty: see :class:`SceneVector`.
         context: ``now`` or ``episode``.
 
     Raises:
         ValueError: as :class:`SceneVector` says, or ``context`` is not valid for the environment or the encoder.
     """
 
-    def __init__(self, venv: VecEnv, encoder: SceneEncoder, proprio: bool = True, context: Context = "now") -> None:
+    def __init__(
+        self,
+        venv: VecEnv,
+        encoder: SceneEncoder,
+        proprio: bool = True,
+        context: Context = "now",
+        certainty: bool = False,
+    ) -> None:
         _check_context(context, venv, encoder)
-        self.scene_vector = SceneVector(encoder, venv.observation_space, proprio)
+        self.scene_vector = SceneVector(encoder, venv.observation_space, proprio, certainty)
         self._remembers = context == "episode"
         super().__init__(venv, observation_space=self.scene_vector.space)
 

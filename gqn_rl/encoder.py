@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from gqn_rl.config import UserError
 from gqn_rl.files import read_json, write_bytes, write_json
+from gqn_rl.gaussians import log_spreads
 from gqn_rl.gqn import GQN, GQNConfig
 from gqn_rl.hub import SCHEME, download, find_reference, push_to_hub
 from gqn_rl.types import SceneEncoder, Views
@@ -104,6 +105,19 @@ class GQNEncoder(nn.Module):
         network = self.gqn.representation
         summed = total[:, :-1].unflatten(1, network.out_shape)
         return (network.vector_of_sum(summed, total[:, -1]).float() - self.mean) @ self.projection
+
+    def certainty(self, total: Tensor) -> Tensor:
+        """How sure the views are of each point, of a sum of shares (B, M): (B, points) float32, 0 or more.
+
+        By how much the point's standard deviation has shrunk, as a logarithm: 0 is what is known before any view, and
+        a point that is known ten times as well has 2.3.
+        """
+        network = self.gqn.representation
+        prior = network.prior
+        if prior is None:
+            raise ValueError(f"representation {self.gqn.config.representation.kind!r} has no points to be certain of")
+        seen = network.gaussians(total[:, :-1].unflatten(1, network.out_shape)) + prior
+        return (log_spreads(prior) - log_spreads(seen)).float()
 
     def without_generator(self) -> GQNEncoder:
         """A copy that encodes the same and can no longer draw: half the weights, for whoever only looks."""

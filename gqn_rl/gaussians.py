@@ -48,6 +48,14 @@ def means(gaussians: Tensor) -> Tensor:
     return torch.stack(_solve(gaussians.movedim(-1, 0))[0], dim=-1)
 
 
+def log_spreads(gaussians: Tensor) -> Tensor:
+    """Of Gaussians (..., 9), the log of the geometric mean of their standard deviations along the three axes: (...,).
+
+    It depends on no choice of axes; precisions must be positive definite.
+    """
+    return -_solve(gaussians.movedim(-1, 0))[2].log() / 6
+
+
 def log_partition(gaussians: Tensor) -> Tensor:
     """``log int exp(-x' L x / 2 + h' x) dx`` up to a constant, of Gaussians [L, h] (..., 9): (...,) nats."""
     result: Tensor = _LogPartition.apply(gaussians.movedim(-1, 0))

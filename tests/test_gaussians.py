@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from gqn_rl.gaussians import along_ray, isotropic, log_partition, means, mutual_information
+from gqn_rl.gaussians import along_ray, isotropic, log_partition, log_spreads, means, mutual_information
 
 
 def matrices(gaussians: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,9 +76,16 @@ def test_two_cameras_triangulate_by_addition() -> None:
     torch.testing.assert_close(means(views.sum(0)), point, atol=1e-4, rtol=0)
 
 
+def test_log_spread_is_that_of_the_covariance_and_of_a_sphere_its_radius() -> None:
+    gaussians = random(7, 4)
+    axes = torch.linalg.eigvalsh(torch.linalg.inv(matrices(gaussians)[0])).sqrt()
+    torch.testing.assert_close(log_spreads(gaussians), axes.log().mean(-1))
+
+
 def test_isotropic() -> None:
     mean = torch.randn(4, 3)
     gaussians = isotropic(mean, 0.5)
+    torch.testing.assert_close(log_spreads(gaussians), torch.full((4,), math.log(0.5)))
     torch.testing.assert_close(means(gaussians), mean)
     torch.testing.assert_close(matrices(gaussians)[0], torch.eye(3).expand(4, 3, 3) * 4)
 

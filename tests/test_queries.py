@@ -13,7 +13,7 @@ from test_vec_scene import _encoder
 
 from gqn_rl.agents.build import build_model, load_model, make_vec_env, see_with
 from gqn_rl.agents.queries import PointQueries
-from gqn_rl.agents.vec_scene import FEATURES, POINTS, PROPRIO_KEY, SceneVector
+from gqn_rl.agents.vec_scene import CERTAINTY, FEATURES, POINTS, PROPRIO_KEY, SceneVector
 from gqn_rl.config import UserError
 
 NAME = "gqn_rl.agents.queries:PointQueries"
@@ -66,6 +66,21 @@ def test_every_query_is_softmax_attention_with_weights_of_its_own() -> None:
     assert not np.allclose(weights[0], weights[1])
 
 
+@torch.no_grad()
+def test_with_certainty_every_place_says_how_sure_it_is() -> None:
+    layout = {POINTS: 15, CERTAINTY: 5, **{name: size for name, size in LAYOUT.items() if name != POINTS}}
+    ask, plain = PointQueries(spaces.Box(-1, 1, (SIZE + 5,), np.float32), layout, QUERIES), extractor()
+    plain.load_state_dict(ask.state_dict())
+    seen, sure = observations(), torch.rand(6, 5, generator=torch.Generator().manual_seed(2))
+    out = ask(torch.cat([seen[:, :15], sure, seen[:, 15:]], dim=1))
+    assert out.shape == (6, ask.features_dim)
+    asked, rest = out.tensor_split([4 * QUERIES], dim=1)
+    places, certainty = asked.unflatten(1, (QUERIES, 4)).tensor_split([3], dim=-1)
+    torch.testing.assert_close(torch.cat([places.flatten(1), rest], dim=1), plain(seen))
+    weights = plain.ask(seen[:, 21:]).unflatten(1, (QUERIES, 5)).softmax(-1)
+    torch.testing.assert_close(certainty[..., 0], (weights @ sure[..., None])[..., 0])
+
+
 @pytest.mark.parametrize(
     ("layout", "queries", "words"),
     [
@@ -83,10 +98,11 @@ def test_by_name_in_a_run_it_learns_and_is_saved(tmp_path: Path) -> None:
     """With the layout of the scene vector, whose parts are where the environment's observation has them."""
     env = make_vec_env("gqn_rl:gqn_rl/RoomNavigate-v0", {"image_size": 16}, 1, seed=0)
     raw = env.reset()
-    venv = see_with(_encoder("points", 3), env)
-    layout = SceneVector(_encoder("points", 3), env.observation_space).layout
+    venv = see_with(_encoder("points", 3), env, certainty=True)
+    layout = SceneVector(_encoder("points", 3), env.observation_space, certainty=True).layout
     assert isinstance(raw, dict)
-    assert layout == {POINTS: 3 * int(_encoder("points", 3).moving.sum()), FEATURES: 3, PROPRIO_KEY: 6, "goal": 10}
+    points = int(_encoder("points", 3).moving.sum())
+    assert layout == {POINTS: 3 * points, CERTAINTY: points, FEATURES: 3, PROPRIO_KEY: 6, "goal": 10}
     assert venv.observation_space.shape == (sum(layout.values()),)
     arguments = {"learning_starts": 20, "policy_kwargs": {"features_extractor_class": NAME}}
     model = build_model(SAC, venv, policy=None, kwargs=arguments, total_steps=30, seed=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from gqn_rl.agents.build import make_vec_env, see_with
 from gqn_rl.agents.training import TrainConfig, train
-from gqn_rl.agents.vec_scene import SceneVector, VecSceneObservation, encoder_hash, in_frame
+from gqn_rl.agents.vec_scene import CERTAINTY, SceneVector, VecSceneObservation, encoder_hash, in_frame
 from gqn_rl.cameras import CONVENTION
 from gqn_rl.config import UserError
 from gqn_rl.encoder import GQNEncoder, load_encoder
@@ -308,6 +309,52 @@ def test_other_parts_that_are_no_vectors_are_named(part: spaces.Space[Any]) -> N
         SceneVector(ToyEncoder(), spaces.Dict({"images": IMAGES, "poses": POSES, "map": part}))
 
 
+# How sure the encoder is ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("proprio", [True, False])
+def test_certainty_lies_between_the_points_that_are_seen_and_the_features(proprio: bool) -> None:
+    env = gym.make("gqn_rl:gqn_rl/RoomNavigate-v0", image_size=16, views=2)
+    encoder = _encoder("points", 3)
+    encoder.moving = torch.tensor([False, True])
+    observation, _ = env.reset(seed=0)
+    batch = {key: value[None] for key, value in observation.items()}
+    told, plain = (SceneVector(encoder, env.observation_space, proprio, sure) for sure in (True, False))
+    seen, expected = told(batch)[0], plain(batch)[0]
+    count = 1 if proprio else 2  # without a frame a policy sees all points
+    sizes = list(told.layout.values())[:3]
+    assert sizes == [3 * count, count, 3]
+    assert plain.layout == {**told.layout, CERTAINTY: 0}
+    points, sure, rest = np.split(seen, np.cumsum(sizes[:2]))
+    np.testing.assert_allclose(np.concatenate([points, rest]), expected, atol=1e-5)
+    whole = encoder.certainty(encoder.share(torch.as_tensor(batch["images"]), torch.as_tensor(batch["poses"])))
+    np.testing.assert_allclose(sure, whole[0, 2 - count :], rtol=1e-5)
+    assert told.space.contains(seen)
+    env.close()
+
+
+def test_certainty_begins_at_zero_and_no_view_takes_from_it() -> None:
+    encoder, views = _encoder("points"), _views(4, 6)
+    shares = [encoder.share(views.images[:, i : i + 1], views.poses[:, i : i + 1]) for i in range(6)]
+    sure = [encoder.certainty(torch.stack(shares[:n]).sum(0) if n else 0 * shares[0]) for n in range(7)]
+    assert sure[0].shape == (4, encoder.points)
+    torch.testing.assert_close(sure[0], torch.zeros_like(sure[0]))
+    assert all((after > before).all() for before, after in itertools.pairwise(sure))
+    twice = encoder.certainty(1e6 * shares[0]) - encoder.certainty(1e6 / 64 * shares[0])
+    torch.testing.assert_close(twice, torch.full_like(twice, np.log(8.0)), atol=1e-3, rtol=0)  # 64 views: an eighth
+
+
+def test_certainty_needs_points_and_a_frozen_encoder_that_says_how_sure_it_is() -> None:
+    for encoder in (ToyEncoder(), _encoder("ray", 4)):
+        with pytest.raises(ValueError, match=r"certainty is that of points .* has 0 of them"):
+            VecSceneObservation(toy_envs(1), encoder, certainty=True)
+    with pytest.raises(ValueError, match="'ray' has no points to be certain of"):
+        _encoder("ray", 4).certainty(torch.zeros(1, 5))
+    for encoder, stack in ((None, None), (_encoder("points"), 1)):
+        with pytest.raises(UserError, match=r"certainty needs an encoder.* valid here: false"):
+            see_with(encoder, still_envs(1), pixel_stack=stack, certainty=True)
+
+
 # A memory of the scene ---------------------------------------------------------------------------------------------
 
 
@@ -417,8 +464,8 @@ def test_every_network_of_ours_adds_up_views_in_any_order_and_grouping(kind: str
 def test_a_memory_of_a_room_is_that_of_all_views_from_where_the_agent_is() -> None:
     encoder, views = _encoder("points", 3), 2
     spy = Spy(make_vec_env("gqn_rl:gqn_rl/RoomNavigate-v0", {"image_size": 16, "views": views}, 2, seed=0))
-    venv = VecSceneObservation(spy, encoder, context="episode")
-    now = SceneVector(encoder, spy.observation_space)
+    venv = VecSceneObservation(spy, encoder, context="episode", certainty=True)
+    now = SceneVector(encoder, spy.observation_space, certainty=True)
     seen, images, poses = venv.reset(), [], []
     for step in range(5):
         if step:
