@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from torch import nn
 
 from gqn_rl.encoder import hash_tensors
-from gqn_rl.types import POSE_SIZE, AdditiveEncoder, SceneEncoder
+from gqn_rl.types import POSE_SIZE, AdditiveEncoder, PointEncoder, SceneEncoder
 
 #: Which views the vector of a moment comes from: that moment's, or all that were seen since the episode began.
 Context = Literal["now", "episode"]
@@ -75,7 +75,7 @@ class SceneVector:
     ) -> None:
         parts = check_views(observation_space)
         count = int(getattr(encoder, "points", 0))
-        if certainty and not (count and hasattr(encoder, "certainty") and isinstance(encoder, AdditiveEncoder)):
+        if certainty and not (count and isinstance(encoder, PointEncoder)):
             raise ValueError(
                 f"certainty is that of points in the room: {type(encoder).__name__} has {count} of them, and needs "
                 "the methods share, read and certainty"
@@ -119,9 +119,8 @@ class SceneVector:
     @torch.inference_mode()
     def read(self, total: torch.Tensor, observations: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """The same as a call, but of the views whose shares add up to ``total`` (B, M)."""
-        encoder = cast(AdditiveEncoder, self.encoder)
-        certainty = encoder.certainty(total) if self._certainty else None  # type: ignore[attr-defined]
-        return self._append("read", encoder.read(total), observations, certainty)
+        certainty = cast(PointEncoder, self.encoder).certainty(total) if self._certainty else None
+        return self._append("read", cast(AdditiveEncoder, self.encoder).read(total), observations, certainty)
 
     def _views(self, observations: Mapping[str, NDArray[Any]]) -> tuple[torch.Tensor, torch.Tensor]:
         images = torch.as_tensor(observations["images"], device=self._device)

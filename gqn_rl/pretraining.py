@@ -105,6 +105,8 @@ class PretrainConfig(Config):
                 f"draw_apart keeps points where they are: it needs representation.kind 'points', "
                 f"got {self.model.representation.kind!r}"
             )
+        if self.draw_apart and not (self.objective.likelihood or self.objective.prior_mean):
+            raise ValueError("draw_apart draws: objective.likelihood or objective.prior_mean must be above 0")
         if self.draw_apart and not self.compare_first and self.start_from is None:
             raise ValueError(
                 "draw_apart learns no points while it draws: compare_first must be above 0, or --from name an encoder"

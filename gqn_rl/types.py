@@ -147,3 +147,14 @@ class AdditiveEncoder(Protocol):
     def read(self, total: Tensor) -> Tensor:
         """A sum of shares (B, M) to (B, size) float32."""
         ...
+
+
+@runtime_checkable
+class PointEncoder(AdditiveEncoder, Protocol):
+    """What a scene encoder needs besides for ``certainty``: points in the room, of which it is more sure or less."""
+
+    points: int  #: three entries each of its vector, which begins with them
+
+    def certainty(self, total: Tensor) -> Tensor:
+        """How sure the views that add up to ``total`` (B, M) are of each point, (B, points); 0: as before any view."""
+        ...

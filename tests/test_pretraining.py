@@ -224,6 +224,10 @@ def test_contrast_wants_two_views() -> None:
         ({"compare_first": 1.0}, "compare_first"),
         ({"compare_first": 0.1, "objective": {"geometry": 0}}, "compare_first is 0.1, but nothing compares"),
         ({"query": "seen"}, "query 'seen' draws the only view that is given: max_context must be 1, got 3"),
+        (
+            {"draw_apart": True, "compare_first": 0.1, "objective": {"likelihood": 0, "prior_mean": 0}},
+            "objective.likelihood or objective.prior_mean must be above 0",
+        ),
         ({"draw_apart": True}, "compare_first must be above 0, or --from name an encoder"),
         ({"draw_apart": True, "model": {"representation": {"kind": "ray", "channels": 8}}}, "needs .*kind 'points'"),
         ({"model": {"generator": {"mixing_channels": 0}}}, "'points' needs generator.mixing_channels above 0, got 0"),

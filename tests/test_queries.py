@@ -46,9 +46,9 @@ def test_places_move_with_the_points_and_lie_among_them() -> None:
 
 
 @torch.no_grad()
-def test_the_goal_alone_decides_where_to_look_and_all_else_passes_through() -> None:
+def test_the_goal_alone_decides_where_to_look_and_what_is_not_of_the_scene_passes_through() -> None:
     ask, seen = extractor(), observations()
-    torch.testing.assert_close(ask(seen)[:, 3 * QUERIES :], seen[:, 15:])
+    torch.testing.assert_close(ask(seen)[:, 3 * QUERIES :], seen[:, 19:])
     for part, matters in (((15, 19), False), ((19, 21), False), ((21, 24), True), ((24, 25), True)):
         other = seen.clone()
         other[:, slice(*part)] += 1.0
