@@ -322,7 +322,7 @@ def _set_replay_buffer(
 
 def _set_features_extractor(arguments: dict[str, Any], venv: VecEnv) -> None:
     """Put the class of the features extractor in ``arguments``, and tell it the layout of what it reads."""
-    named = arguments.get("features_extractor_class")
+    named = arguments.pop("features_extractor_class", None)  # null, on the command line, takes back a configuration's
     if named is None:
         return
     choices = "valid: module:Class such as gqn_rl.agents.queries:PointQueries"

@@ -9,6 +9,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from stable_baselines3 import SAC
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from test_vec_scene import _encoder
 
 from gqn_rl.agents.build import build_model, load_model, make_vec_env, see_with
@@ -105,6 +106,9 @@ def test_by_name_in_a_run_it_learns_and_is_saved(tmp_path: Path) -> None:
     assert layout == {POINTS: 3 * points, CERTAINTY: points, FEATURES: 3, PROPRIO_KEY: 6, "goal": 10}
     assert venv.observation_space.shape == (sum(layout.values()),)
     arguments = {"learning_starts": 20, "policy_kwargs": {"features_extractor_class": NAME}}
+    taken_back = {"policy_kwargs": {"features_extractor_class": None}}
+    plain = build_model(SAC, venv, policy=None, kwargs=taken_back, total_steps=30, seed=0)
+    assert isinstance(plain.policy.critic.features_extractor, FlattenExtractor)
     model = build_model(SAC, venv, policy=None, kwargs=arguments, total_steps=30, seed=0)
     reader = model.policy.critic.features_extractor
     assert isinstance(reader, PointQueries)
