@@ -157,13 +157,13 @@ def test_what_would_stop_an_arm_is_said_before_any_run(change: dict[str, Any], w
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_arms_differ_in_nothing_but_what_is_seen(path: Path) -> None:
-    """And in how long they may learn; what reads pictures as DrQ-v2 does brings its policy and its returns."""
+    """And in how long they may learn; what reads pictures, or points, brings the part of its policy that reads them."""
     grid = BenchmarkConfig.from_mapping(read_yaml(path), source=str(path))
     assert grid.task == path.stem
 
     def rest(arm: str) -> dict[str, Any]:
         values = grid.train_config(arm, 0).to_dict()
-        for key in ("arm", "encoder", "finetune", "pixels", "context", "total_steps"):
+        for key in ("arm", "encoder", "finetune", "pixels", "context", "certainty", "total_steps"):
             del values[key]
         mode = values["env"]["kwargs"].pop("obs_mode")
         assert mode in (("state", "oracle") if arm == "state" else ("views",))
@@ -171,6 +171,9 @@ def test_shipped_arms_differ_in_nothing_but_what_is_seen(path: Path) -> None:
             assert values["algorithm"].pop("policy") == "gqn_rl.agents.drq:CriticEncoderPolicy"
             assert values["algorithm"]["kwargs"].pop("n_steps") > 1
             assert values["algorithm"]["kwargs"].pop("replay_buffer_kwargs").keys() == {"shift"}
+        elif arm == "gqn":
+            reader = values["algorithm"]["kwargs"].get("policy_kwargs", {}).pop("features_extractor_class", None)
+            assert reader in (None, "gqn_rl.agents.queries:PointQueries")
         elif arm == "gqn_finetuned":
             policy_kwargs = values["algorithm"]["kwargs"].setdefault("policy_kwargs", {})
             policy_kwargs.pop("encoder_learning_rate_factor", None)
