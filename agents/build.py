@@ -128,9 +128,10 @@ def see_with(
     of their shapes, and for another ``context`` than ``now``, or ``certainty``, where there is no frozen encoder, or
     one that cannot have it.
     """
-    if certainty and (encoder is None or pixel_stack is not None):
+    frozen = encoder is not None and pixel_stack is None
+    if certainty and not frozen:
         raise UserError("certainty needs an encoder, and one that is not trained on; valid here: false")
-    if context != "now" and (encoder is None or pixel_stack is not None):
+    if context != "now" and not frozen:
         raise UserError(f"context {context!r} needs an encoder, and one that is not trained on; valid here: now")
     if encoder is None and pixel_stack is None:
         return venv

@@ -129,10 +129,10 @@ class PretrainConfig(Config):
 
     def learning_rate_at(self, step: int) -> float:
         """Adam's learning rate at ``step``, counted from 0."""
-        steps = self.steps
+        start, end = 0, self.steps
         if self.draw_apart:
-            first, steps = step < self.draws_from, self.steps - self.draws_from
-            step, steps = (step, self.draws_from) if first else (step - self.draws_from, steps)
+            start, end = (0, self.draws_from) if step < self.draws_from else (self.draws_from, self.steps)
+        step, steps = step - start, end - start
         warm = min((step + 1) / self.warmup, 1.0) if self.warmup else 1.0
         if self.decay == "paper":
             # GQN supplement, section 4: 5e-4 to 5e-5, linear, over 1.6e6 steps; here in units of the first.
