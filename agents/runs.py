@@ -16,7 +16,7 @@ from typing import Any, Final
 import yaml
 
 import gqn_rl
-from gqn_rl.config import UserError, read_yaml
+from gqn_rl.config import Config, UserError
 from gqn_rl.files import disk_errors, read_json, write_json, write_text
 
 #: Packages whose version can change a result.
@@ -69,7 +69,7 @@ class RunFolder:
                 f"replay it with 'evaluate {self.path}', or train with another --out or --seed"
             )
 
-    def claim(self, config: Mapping[str, Any], encoder_hash: str | None) -> bool:
+    def claim(self, config: Config, encoder_hash: str | None) -> bool:
         """Make sure that this run may go on, or begin, here; to be called under the lock.
 
         Returns whether it had begun. Raises :class:`UserError` when it is finished, when it was begun with another
@@ -80,7 +80,8 @@ class RunFolder:
             if path.name.startswith(".") and ".tmp" in path.name:  # a process was killed while it wrote this
                 path.unlink()
         if self.config.exists():
-            check_same_config(self.path, read_yaml(self.config), config)
+            # Read as a configuration: keys that came later have their defaults.
+            check_same_config(self.path, type(config).from_yaml(self.config).to_dict(), config.to_dict())
             self.check_encoder(encoder_hash)
             return True
         ours = {self.path / ".lock", self.encoder, self.versions}

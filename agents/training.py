@@ -148,7 +148,7 @@ def train(folder: Path, config: TrainConfig, encoder: SceneEncoder | None = None
         venv.reset()  # pictures that cannot be rendered are noticed here, before there is a folder
         stack.enter_context(disk_errors(str(folder)))
         stack.enter_context(locked(folder))
-        begun = run.claim(config.to_dict(), fingerprint)
+        begun = run.claim(config, fingerprint)
         checkpoint = _find_checkpoint(run) if begun else None
         if checkpoint:
             model = _load(algorithm, config, checkpoint, venv)

@@ -130,7 +130,10 @@ class GQNEncoder(nn.Module):
         """A hash of everything that decides the vector: weights, projection, and what the weights do not say."""
         config = self.gqn.config
         rest = [config.image_size, config.fovy, config.length_scale]
-        rest += [config.representation.kind, config.representation.token_stride]
+        representation = config.representation
+        rest += [representation.kind, representation.token_stride]
+        if representation.kind == "plan":
+            rest += list(representation.plan(config.length_scale))
         digest = hashlib.sha256(json.dumps(rest).encode())
         weights = {**self.gqn.representation.state_dict(), _MEAN: self.mean, _PROJECTION: self.projection}
         hash_tensors(digest, weights)

@@ -29,6 +29,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gqn_rl.config import Config
+from gqn_rl.plan_reader import PlanReader
+from gqn_rl.plans import Plan
 from gqn_rl.rays import PLUCKER_SIZE, POSE_FEATURES, pose_features, ray_features
 from gqn_rl.splats import SPLAT_CHANNELS, splats
 
@@ -198,7 +200,8 @@ class Conditioning(nn.Module):
 
     Without ``mixing_channels``: v (a vector) or ray features (maps), beside r (a vector when it is 1x1, else maps).
     With it, maps in which a residual perceptron has mixed camera and scene at every cell. When r begins with the
-    places of ``points``, they also enter as blobs where the camera sees them (:mod:`gqn_rl.splats`).
+    places of ``points``, they also enter as blobs where the camera sees them (:mod:`gqn_rl.splats`); when r is a
+    ``plan``, the camera looks at it (:mod:`gqn_rl.plan_reader`).
     """
 
     def __init__(
@@ -209,6 +212,7 @@ class Conditioning(nn.Module):
         fovy: float,
         length_scale: float,
         points: int,
+        plan: Plan | None,
     ) -> None:
         super().__init__()
         self.grid, self.fovy, self.length_scale, self.bands = grid, fovy, length_scale, config.bands
@@ -222,7 +226,10 @@ class Conditioning(nn.Module):
         self.scene: nn.Module = nn.Identity()
         if self.mixing:
             m = config.mixing_channels
-            self.scene = nn.Conv2d(scene, m, 1, bias=not config.zero_init_scene)
+            if plan is None:
+                self.scene = nn.Conv2d(scene, m, 1, bias=not config.zero_init_scene)
+            else:
+                self.scene = PlanReader(scene, m, grid, fovy, length_scale, config.bands, plan)
             self.camera = nn.Conv2d(camera, m, 1)
             self.mix = nn.Sequential(nn.ReLU(), nn.Conv2d(m, m, 1), nn.ReLU(inplace=True), nn.Conv2d(m, m, 1))
             self.sizes = (m, 0)
@@ -236,18 +243,24 @@ class Conditioning(nn.Module):
                 raise ValueError("points need mixing_channels above 0")
             self.log_sizes = nn.Parameter(torch.full((points,), math.log(BLOB_SIZE)))
             self.splats = nn.Conv2d(SPLAT_CHANNELS * points, config.mixing_channels, 1, bias=False)
+        if plan is not None and not self.mixing:
+            raise ValueError("a plan needs mixing_channels above 0")
         if config.zero_init_scene:
-            assert isinstance(self.scene, nn.Conv2d)
-            nn.init.zeros_(self.scene.weight)
+            last = self.scene.out if isinstance(self.scene, PlanReader) else self.scene
+            assert isinstance(last, nn.Conv2d)
+            nn.init.zeros_(last.weight)
             if points:
                 nn.init.zeros_(self.splats.weight)
 
     def forward(self, scene: Tensor, poses: Tensor) -> Condition:
         """``scene`` (S, C, h, w) and ``poses`` (N, 5), N a multiple of S, to a condition for N views."""
-        r = self.scene(scene)
+        if isinstance(self.scene, PlanReader):
+            r = self.scene(scene, poses)
+        else:
+            r = self.scene(scene)
         if r.shape[-2:] != (1, 1) and r.shape[-2:] != self.grid:
             r = F.interpolate(r, size=self.grid, mode="bilinear", align_corners=False)
-        r = r.repeat_interleave(len(poses) // len(scene), dim=0) if len(poses) != len(scene) else r
+        r = r.repeat_interleave(len(poses) // len(r), dim=0) if len(poses) != len(r) else r
         if self.rays:
             camera = ray_features(poses, self.fovy, *self.grid, self.bands, self.length_scale).permute(0, 3, 1, 2)
         else:
@@ -285,13 +298,14 @@ class Generator(nn.Module):
         fovy: float,
         length_scale: float = 1.0,
         points: int = 0,
+        plan: Plan | None = None,
     ) -> None:
         super().__init__()
         check_size(config, height, width)
         self.steps = config.steps
         self.channels, self.canvas_channels = config.channels, config.canvas_channels
         self.grid = (height // config.stride, width // config.stride)
-        self.conditioning = Conditioning(config, scene_shape, self.grid, fovy, length_scale, points)
+        self.conditioning = Conditioning(config, scene_shape, self.grid, fovy, length_scale, points, plan)
         self.stages = nn.ModuleList(
             Step(config, *self.conditioning.sizes) for _ in range(1 if config.shared else config.steps)
         )

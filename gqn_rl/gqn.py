@@ -37,8 +37,9 @@ class GQNConfig(Config):
     @model_validator(mode="after")
     def _check(self) -> Self:
         representation_module.check_size(self.representation, *self.image_size)
-        if self.representation.kind == "points" and self.generator.mixing_channels == 0:
-            raise ValueError("representation.kind 'points' needs generator.mixing_channels above 0, got 0")
+        kind = self.representation.kind
+        if kind in ("points", "plan") and self.generator.mixing_channels == 0:
+            raise ValueError(f"representation.kind {kind!r} needs generator.mixing_channels above 0, got 0")
         generator_module.check_size(self.generator, *self.image_size)
         return self
 
@@ -102,6 +103,7 @@ class GQN(nn.Module):
             config.fovy,
             config.length_scale,
             self.representation.points,
+            config.representation.plan(config.length_scale) if config.representation.kind == "plan" else None,
         )
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # three times faster on CPU
 
@@ -118,9 +120,17 @@ class GQN(nn.Module):
         r = torch.cat([self.representation(_to_nchw(image), pose) for image, pose in parts])
         return r.unflatten(0, (b, k))
 
-    def represent(self, context: Views) -> Tensor:
-        """The scene (B, C, h, w): the sum over views, whatever their order and number; zeros for no views."""
-        return self.represent_views(context).sum(dim=1)
+    def represent(self, context: Views, used: Tensor | None = None) -> Tensor:
+        """The scene (B, C, h, w): the sum over views, whatever their order and number; zeros for no views.
+
+        Of views (B, K), those that are not ``used`` (B, K) bool, all by default, are left out and cost nothing.
+        """
+        if used is None:
+            return self.represent_views(context).sum(dim=1)
+        images, poses = self._inputs(context)
+        shares = self.represent_views(Views(images[used][None], poses[used][None]))[0]
+        scenes = used.nonzero()[:, 0]
+        return shares.new_zeros(len(used), *shares.shape[1:]).index_add(0, scenes, shares)
 
     def reconstruct(self, scene: Tensor, query: Views, sigma: float, rng: Noise = None) -> GQNOutput:
         """Explain ``query`` (B, Q) given ``scene`` (B, C, h, w); ``sigma`` > 0 is the pixels' standard deviation."""

@@ -154,12 +154,13 @@ class Objective(nn.Module):
         contrasts = self.contrast if compares else None
         prior = model.representation.prior if config.geometry and compares else None
         compares = contrasts is not None or prior is not None
-        seen = context if compares else Views(context.images[drawn], context.poses[drawn])
-        shares = model.represent_views(seen)
-        views = shares[drawn] if compares else shares
-        scene = (views * used[:, :, None, None, None]).sum(dim=1)
-        total = torch.zeros((), device=views.device)
-        everyone = world.gather(shares) if compares else shares
+        if compares:
+            shares = model.represent_views(context)
+            scene = (shares[drawn] * used[:, :, None, None, None]).sum(dim=1)
+            everyone = world.gather(shares)
+        else:
+            scene = model.represent(Views(context.images[drawn], context.poses[drawn]), used)
+        total = torch.zeros((), device=scene.device)
         contrast, accuracy, geometry, geometry_accuracy, prior_mse = (nothing,) * 5
         if contrasts is not None:
             features = [model.representation.features(share).float() for share in everyone[:, :2].unbind(1)]

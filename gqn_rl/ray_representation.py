@@ -51,7 +51,7 @@ class ResidualBlock(nn.Module):
 class RayTokens(nn.Module):
     """Images and poses to tokens that know their ray, and to attention over them.
 
-    A strided stem, a residual block at H / 4 and one at H / 8 make features. Every head takes its own softmax over
+    A strided stem, a residual block at H / 4 and one at H / 8 make features. Every head, if there are any, takes its own softmax over
     positions (``stride`` pixels apart), by what the features look like. A token is a two-layer perceptron of
     features and ray (Fourier features of its Plücker coordinates).
     """
@@ -83,7 +83,7 @@ class RayTokens(nn.Module):
         self.down = nn.Conv2d(w, w, 3, stride=2, padding=1)
         self.coarse = ResidualBlock(w)
         self.norm = nn.GroupNorm(8, w)
-        self.scores = nn.Linear(w, heads)
+        self.scores = nn.Linear(w, heads) if heads else None
         self.from_features = nn.Linear(w, token_channels)
         self.from_rays = nn.Linear(self.ray_channels, token_channels, bias=False)
         self.token = nn.Linear(token_channels, token_channels)
@@ -101,8 +101,9 @@ class RayTokens(nn.Module):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         for layer in (self.from_features, self.from_rays, self.token):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-        with torch.no_grad():
-            self.scores.weight.mul_(10)
+        if self.scores is not None:
+            with torch.no_grad():
+                self.scores.weight.mul_(10)
 
     def forward(self, images: Tensor, poses: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Attention (N, heads, positions), tokens (N, positions, token_channels), rays (N, positions, R)."""
@@ -113,6 +114,8 @@ class RayTokens(nn.Module):
         rays = ray_features(poses, self.fovy, *self.grid, self.bands, self.length_scale).flatten(1, 2)
         tokens = F.relu(self.from_features(features) + self.from_rays(rays))
         tokens = F.relu(self.token(tokens))
+        if self.scores is None:
+            return tokens.new_empty(len(tokens), 0, tokens.shape[1]), tokens, rays.to(tokens.dtype)
         attention = self.scores(features).transpose(1, 2).softmax(dim=-1)
         return attention, tokens, rays.to(attention.dtype)
 

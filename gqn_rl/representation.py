@@ -1,7 +1,7 @@
 """Which representation network, and its sizes.
 
-``pyramid``, ``tower`` and ``pool`` are the paper's (:mod:`gqn_rl.paper_representation`), ``ray`` and ``points`` ours
-(:mod:`gqn_rl.ray_representation`).
+``pyramid``, ``tower`` and ``pool`` are the paper's (:mod:`gqn_rl.paper_representation`), ``ray``, ``points``
+(:mod:`gqn_rl.ray_representation`) and ``plan`` (:mod:`gqn_rl.plan_representation`) ours.
 """
 
 from __future__ import annotations
@@ -12,21 +12,27 @@ from pydantic import Field, model_validator
 
 from gqn_rl.config import Config
 from gqn_rl.paper_representation import Pyramid, Representation, Tower
+from gqn_rl.plan_representation import PlanAttention
+from gqn_rl.plans import Plan
 from gqn_rl.ray_representation import PointAttention, RayAttention, RayTokens
 
 
 class RepresentationConfig(Config):
-    """Which representation network, and its sizes. The fields after ``channels`` concern ``ray`` and ``points``."""
+    """Which representation network, and its sizes. The fields after ``channels`` concern our own networks."""
 
-    kind: Literal["pyramid", "tower", "pool", "ray", "points"] = "points"
-    #: Of the representation, 256 in the paper; of ``points``, how many free features there are beside the points.
+    kind: Literal["pyramid", "tower", "pool", "ray", "points", "plan"] = "points"
+    #: Of the representation, 256 in the paper; of ``points``, how many free features there are beside the points; of
+    #: ``plan``, how many there are in each cell.
     channels: int = Field(default=0, ge=0)
     width: int = Field(default=64, ge=8, multiple_of=8)  #: channels of the convolutions
-    heads: int = Field(default=48, ge=1)  #: attention heads: of ``points``, how many points
+    heads: int = Field(default=48, ge=1)  #: attention heads: of ``points``, how many points; ``plan`` has none
     token_channels: int = Field(default=64, ge=1)  #: of what is known of one image position
     token_stride: Literal[4, 8] = 4  #: pixels from one attended position to the next
     bands: int = Field(default=4, ge=0, le=10)  #: Fourier frequencies of the ray
     scenery: bool = False  #: of ``points``: whether free features read the whole image too, not only where heads look
+    cells: int = Field(default=18, ge=2)  #: of ``plan``: cells along each of its sides
+    side: float = Field(default=9.0, gt=0)  #: of ``plan``: metres along its sides; the world's origin is its middle
+    height: float = Field(default=1.0, gt=0)  #: of ``plan``: metres above the floor up to which there is something
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -38,6 +44,10 @@ class RepresentationConfig(Config):
                 f"got {self.kind!r} and {self.channels}"
             )
         return self
+
+    def plan(self, length_scale: float) -> Plan:
+        """Of kind ``plan``: its box, in units of ``length_scale`` metres."""
+        return Plan(self.cells, self.side / length_scale, self.height / length_scale)
 
 
 def check_size(config: RepresentationConfig, height: int, width: int) -> None:
@@ -52,7 +62,7 @@ def build_representation(
 ) -> Representation:
     """The network that ``config`` describes, for images of ``height`` x ``width`` pixels.
 
-    ``fovy`` is the vertical field of view in degrees (used by ``ray`` and ``points``); positions are divided by
+    ``fovy`` is the vertical field of view in degrees (of no use to the paper's three); positions are divided by
     ``length_scale`` metres. Raises ``ValueError`` when the image size does not fit the network.
     """
     check_size(config, height, width)
@@ -66,11 +76,14 @@ def build_representation(
         fovy,
         length_scale,
         width_channels=config.width,
-        heads=config.heads,
+        heads=0 if config.kind == "plan" else config.heads,
         token_channels=config.token_channels,
         stride=config.token_stride,
         bands=config.bands,
     )
+    if config.kind == "plan":
+        plan = config.plan(length_scale)
+        return PlanAttention(tokens, config.token_channels, config.channels, length_scale, plan)
     sizes = (config.heads, config.token_channels, config.channels, length_scale)
     if config.kind == "ray":
         return RayAttention(tokens, *sizes)

@@ -19,7 +19,15 @@ from gqn_rl.types import SceneEncoder, Views
 
 CAMERA = {"convention": CONVENTION, "fovy": 45.0, "image_size": [16, 16], "renderer": "mujoco 3.8.1"}
 #: Representation networks, their channels, and the length of what an encoder makes of them: two points are six numbers.
-KINDS = {"ray": ("ray", 8, 8), "points": ("points", 0, 6), "points and features": ("points", 5, 11)}
+KINDS = {
+    "ray": ("ray", 8, 8),
+    "points": ("points", 0, 6),
+    "points and features": ("points", 5, 11),
+    "plan": ("plan", 3, 16),  # 4 x 2 x 2 cells
+}
+
+
+PLAN = {"cells": 2, "side": 4.0, "height": 2.0}
 
 
 def config(kind: str) -> GQNConfig:
@@ -28,7 +36,7 @@ def config(kind: str) -> GQNConfig:
         {
             "image_size": 16,
             "length_scale": 2.0,
-            "representation": {"kind": name, "channels": channels, "width": 8, "heads": 2, "token_channels": 8},
+            "representation": {"kind": name, "channels": channels, "width": 8, "heads": 2, "token_channels": 8, **PLAN},
             "generator": {"channels": 4, "steps": 1, "canvas_channels": 8, "mixing_channels": 8},
         }
     )
@@ -151,8 +159,8 @@ def test_points_vary_by_one_on_average(encoder: GQNEncoder) -> None:
 @pytest.mark.parametrize("size", [1, 3, 64])
 def test_size_limits_the_components_and_never_the_points(size: int, kind: str) -> None:
     encoder = GQNEncoder.from_gqn(GQN(config(kind)), _views(32, 2), {"camera": CAMERA}, size)
-    _, channels, _ = KINDS[kind]
-    assert encoder.size == encoder.encode(*_views(2, 1)).shape[1] == 3 * encoder.points + min(size, channels)
+    components = KINDS[kind][2] - 3 * encoder.points
+    assert encoder.size == encoder.encode(*_views(2, 1)).shape[1] == 3 * encoder.points + min(size, components)
 
 
 def test_check_names_what_does_not_fit(encoder: GQNEncoder) -> None:

@@ -12,13 +12,21 @@ from torch.distributions import Normal, kl_divergence
 from gqn_rl.cameras import look_at, project
 from gqn_rl.config import UserError
 from gqn_rl.generator import Condition, Gaussian, GaussianHead, Generator, GeneratorConfig, SharedNoise, Step
+from gqn_rl.plan_reader import PlanReader
+from gqn_rl.plans import Plan
 from gqn_rl.rays import pose_features
 
 POOLED, SPATIAL = (6, 1, 1), (6, 4, 6)
 #: A scene that begins with the places of two points: three channels each, and two more.
 WITH_POINTS, POINTS = (8, 1, 1), 2
+#: A scene that is a plan of 5 x 5 cells.
+A_PLAN, PLAN = (6, 5, 5), Plan(cells=5, side=4.0, height=1.0)
 #: Scenes with the channels that camera and scene are mixed in, and points.
-SCENES = [*((shape, mixing, 0) for shape in (POOLED, SPATIAL) for mixing in (0, 12)), (WITH_POINTS, 12, POINTS)]
+SCENES = [
+    *((shape, mixing, 0) for shape in (POOLED, SPATIAL) for mixing in (0, 12)),
+    (WITH_POINTS, 12, POINTS),
+    (A_PLAN, 12, 0),
+]
 SMALL = {"steps": 3, "channels": 8, "canvas_channels": 16, "mixing_channels": 0, "stride": 4, "conditioning": "pose"}
 
 
@@ -27,7 +35,8 @@ def build(
 ) -> Generator:
     torch.manual_seed(0)
     config = GeneratorConfig.from_mapping({**SMALL, "zero_init_scene": False, **fields})
-    return Generator(config, scene_shape, *size, fovy=45.0, points=points)
+    plan = PLAN if scene_shape == A_PLAN else None
+    return Generator(config, scene_shape, *size, fovy=45.0, points=points, plan=plan)
 
 
 def build_points(**fields: Any) -> Generator:
@@ -349,11 +358,13 @@ def test_zero_init_scene_starts_without_the_scene_and_learns_to_use_it(
     before = generator.posterior(scene, poses, images, seed())[0]
     torch.testing.assert_close(generator.posterior(5 * scene, poses, images, seed())[0], before)
     (before - images).square().sum().backward()
-    gradient = generator.conditioning.scene.weight.grad
-    assert isinstance(gradient, Tensor)
-    assert gradient.abs().max() > 0
+    first = generator.conditioning.scene
+    weight = first.out.weight if isinstance(first, PlanReader) else first.weight
+    assert isinstance(weight, Tensor)
+    assert isinstance(weight.grad, Tensor)
+    assert weight.grad.abs().max() > 0
     with torch.no_grad():
-        generator.conditioning.scene.weight.sub_(0.1 * gradient)  # type: ignore[operator]
+        weight.sub_(0.1 * weight.grad)
     after = [generator.posterior(k * scene, poses, images, seed())[0] for k in (1, 5)]
     assert not torch.allclose(*after)
 

@@ -17,9 +17,9 @@ from gqn_rl.gqn import GQN, GQNConfig, likelihood_floor
 from gqn_rl.types import Views
 
 #: Representation networks: points alone, and points beside free features.
-KINDS = ("pyramid", "tower", "pool", "ray", "points", "points and features")
+KINDS = ("pyramid", "tower", "pool", "ray", "points", "points and features", "plan")
 GENERATOR = {"steps": 2, "channels": 8, "canvas_channels": 16, "mixing_channels": 8}
-REPRESENTATION = {"width": 16, "heads": 2, "token_channels": 8}
+REPRESENTATION = {"width": 16, "heads": 2, "token_channels": 8, "cells": 4}
 
 
 def build(kind: str = "ray", size: Any = (16, 24), **generator: Any) -> GQN:
@@ -80,6 +80,16 @@ def test_no_views_are_an_empty_scene_that_can_be_drawn(kind: str) -> None:
     assert scene.shape == (2, *gqn.representation.out_shape)
     assert torch.equal(scene, torch.zeros_like(scene))
     assert gqn.generate(scene, random_views(2, 1).poses).shape == (1, 2, 1, 16, 24, 3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_views_that_are_not_used_are_as_if_they_were_not_there(kind: str) -> None:
+    gqn, views = build(kind), random_views(3, 4)
+    used = torch.tensor([[True, True, False, False], [False, False, False, False], [False, True, True, True]])
+    scenes = gqn.represent(views, used)
+    for i, mine in enumerate(used):
+        kept = Views(views.images[i : i + 1, mine.numpy()], views.poses[i : i + 1, mine.numpy()])
+        assert_equal(scenes[i : i + 1], gqn.represent(kept))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -185,7 +195,8 @@ def test_one_pose_convention_in_representation_and_generator() -> None:
 
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize(
-    ("kind", "mixing_channels"), [(kind, m) for kind in KINDS for m in (0, 8) if m or not kind.startswith("points")]
+    ("kind", "mixing_channels"),
+    [(kind, m) for kind in KINDS for m in (0, 8) if m or not kind.startswith(("points", "plan"))],
 )
 def test_gradients_reach_every_parameter(kind: str, shared: bool, mixing_channels: int) -> None:
     gqn = build(kind, shared=shared, mixing_channels=mixing_channels, zero_init_scene=True, steps=3)
@@ -201,7 +212,7 @@ def test_gradients_reach_every_parameter(kind: str, shared: bool, mixing_channel
     assert silent == ([] if shared or mixing_channels else ["generator.stages.0.inference_core.gates.weight"])
 
 
-@pytest.mark.parametrize("kind", ["ray", "points"])
+@pytest.mark.parametrize("kind", ["ray", "points", "plan"])
 def test_the_default_sizes_learn_which_scene_they_are_shown(kind: str) -> None:
     """Two scenes of one colour each, seen and asked for from random cameras: the prior path must tell them apart."""
     torch.manual_seed(0)

@@ -271,6 +271,15 @@ def test_resumed_last_stretch_repeats_the_first_time(unfinished_run: Path, finis
     assert same(parameters(unfinished_run / "final_model.zip"), parameters(finished_run / "final_model.zip"))
 
 
+def test_a_run_begun_before_there_was_a_key_goes_on_with_its_default(unfinished_run: Path, finished_run: Path) -> None:
+    written = RunFolder(unfinished_run).config
+    values = yaml.safe_load(written.read_text())
+    del values["certainty"]
+    written.write_text(yaml.safe_dump(values))
+    train(unfinished_run, toy_config(wandb="offline", total_steps=150), ToyEncoder())
+    assert records(unfinished_run) == records(finished_run)
+
+
 def test_folder_with_other_things_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(UserError, match=r"not empty and holds no run \(it has thesis.tex\)"):
