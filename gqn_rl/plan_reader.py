@@ -13,7 +13,7 @@ from gqn_rl.ray_representation import ResidualBlock
 from gqn_rl.rays import camera_rays, fourier
 
 #: Places along a ray at which the plan is read; the last is where the ray leaves the box: the floor, or a wall's foot.
-PLACES: Final = 32
+PLACES: Final = 24
 #: Channels of what is known at a place.
 WIDTH: Final = 32
 #: Optical depth of one unit of length at initialisation, divided by log 2: a ray sees some way, and past what is near.
@@ -23,8 +23,8 @@ DENSITY: Final = 5.0
 class PlanReader(nn.Module):
     """A plan (S, C, cells, cells) and cameras to maps (N, channels, h, w) of what their rays meet.
 
-    Convolutions over the plan fill in what no view has seen. A perceptron says of each place on a ray, by what the plan
-    has there and by where it is, how dense it is and what it looks like.
+    Convolutions over the plan fill in what no view has seen. A layer of units says of each place on a ray what is there,
+    by what the plan has at it and by where it is, and how dense it is.
     """
 
     def __init__(
@@ -43,23 +43,21 @@ class PlanReader(nn.Module):
         self.whole = nn.Linear(inputs, WIDTH, bias=False)
         self.fill = nn.Sequential(*(ResidualBlock(WIDTH) for _ in range(3)))
         self.place = nn.Linear(3 * (1 + 2 * bands), WIDTH)
-        self.meet = nn.Sequential(
-            nn.ReLU(), nn.Linear(WIDTH, WIDTH), nn.ReLU(inplace=True), nn.Linear(WIDTH, 1 + WIDTH)
-        )
+        self.density = nn.Linear(WIDTH, 1)
+        nn.init.kaiming_normal_(self.cells.weight, nonlinearity="linear")
         self.out = nn.Conv2d(WIDTH, channels, 1, bias=False)
 
     def forward(self, scene: Tensor, poses: Tensor) -> Tensor:
         plan = self.fill(self.cells(scene) + self.whole(scene.mean(dim=(2, 3)))[:, :, None, None])
         if len(poses) != len(plan):
             plan = plan.repeat_interleave(len(poses) // len(plan), dim=0)
-        origins, directions = camera_rays(poses, self.fovy, *self.grid)
-        origins, directions = origins[:, None] / self.length_scale, directions.flatten(1, 2)
-        begin, end = self.plan.spans(origins, directions)
         fractions = torch.linspace(0, 1, PLACES, device=poses.device)
-        distances = begin[..., None] + (end - begin)[..., None] * fractions
-        places = origins[..., None, :] + distances[..., None] * directions[..., None, :]  # (N, h w, PLACES, 3)
-        found = self.plan.look(plan, places.flatten(1, 2)).unflatten(1, places.shape[1:3])
-        met = self.meet(found + self.place(fourier(places, self.bands)))
-        density = F.softplus(met[..., 0]) * (DENSITY / (PLACES - 1)) * (end - begin)[..., None]
-        seen = (in_front(density)[..., None] * (found + met[..., 1:])).sum(2)
-        return self.out(seen.transpose(1, 2).unflatten(2, self.grid))
+        places, lengths = self.plan.walk(*camera_rays(poses, self.fovy, *self.grid), fractions, self.length_scale)
+        # Channels come first: what follows is bound by memory, and (N, WIDTH, h w, PLACES) is copied nowhere.
+        found = self.plan.look(plan.contiguous(), places.flatten(1, 2))
+        known = self.place.weight @ fourier(places, self.bands).flatten(1, 2).transpose(1, 2)
+        met = F.relu(found + known + self.place.bias[:, None])
+        density = F.softplus(self.density.weight @ met + self.density.bias).unflatten(2, places.shape[1:3])
+        shares = in_front(density * (DENSITY / (PLACES - 1)) * lengths[:, None, :, None])
+        seen = (met.unflatten(2, places.shape[1:3]) * shares).sum(-1)
+        return self.out(seen.unflatten(2, self.grid))

@@ -35,6 +35,9 @@ class PlanAttention(Representation):
         self.tokens, self.plan = tokens, plan
         self.distance = nn.Linear(token_channels, PLACES)
         self.content = nn.Linear(token_channels + 3 * tokens.stride**2, channels)
+        # Features of order one from the start: where they are ten times smaller, the generator hears of little but its
+        # camera, and after 120 steps on mazes novel views are at 60 % of the mean image's error instead of 47 %.
+        nn.init.kaiming_normal_(self.content.weight, nonlinearity="linear")
 
     @property
     def feature_size(self) -> int:
@@ -45,18 +48,17 @@ class PlanAttention(Representation):
 
     def forward(self, images: Tensor, poses: Tensor) -> Tensor:
         _, tokens, _ = self.tokens(images, poses)
-        origins, directions = camera_rays(poses, self.tokens.fovy, *self.tokens.grid)
-        origins, directions = origins[:, None] / self.length_scale, directions.flatten(1, 2)
-        begin, end = self.plan.spans(origins, directions)
         fractions = (torch.arange(PLACES, device=poses.device) + 0.5) / PLACES
-        distances = begin[..., None] + (end - begin)[..., None] * fractions
-        places = origins[..., None, :] + distances[..., None] * directions[..., None, :]
-        weights = self.distance(tokens).float().softmax(dim=-1) * (end > begin)[..., None]
+        places, lengths = self.plan.walk(
+            *camera_rays(poses, self.tokens.fovy, *self.tokens.grid), fractions, self.length_scale
+        )
+        weights = self.distance(tokens).float().softmax(dim=-1) * (lengths > 0)[..., None]
         over = self.plan.lift(places, weights)  # (N, positions, cells * cells)
-        pixels = F.pixel_unshuffle(images - 0.5, self.tokens.stride).flatten(2).transpose(1, 2)
+        pixels = F.pixel_unshuffle((images - 0.5) * 4, self.tokens.stride).flatten(2).transpose(1, 2)
         content = self.content(torch.cat([tokens, pixels.to(tokens.dtype)], dim=-1)).float()
         content = torch.cat([content, content.new_ones(*content.shape[:2], 1)], dim=-1)
-        return (content.transpose(1, 2) @ over).unflatten(2, (self.plan.cells, self.plan.cells))
+        with torch.autocast(images.device.type, enabled=False):  # sums of hundreds of rays, and of views after that
+            return (content.transpose(1, 2) @ over).unflatten(2, (self.plan.cells, self.plan.cells))
 
     def read(self, total: Tensor) -> Tensor:
         known = total[:, -1:]

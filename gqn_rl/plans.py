@@ -37,6 +37,22 @@ class Plan(NamedTuple):
         begin = torch.minimum(one, other).amax(-1).clamp_min(0)
         return begin, torch.maximum(torch.maximum(one, other).amin(-1), begin)
 
+    def walk(
+        self, origins: Tensor, directions: Tensor, fractions: Tensor, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        """Places (N, h w, D, 3) within the box along rays, and how long the rays are in it, (N, h w).
+
+        Args:
+            origins: (N, 3), in metres.
+            directions: (N, h, w, 3), unit vectors.
+            fractions: (D,) of the way from where a ray enters the box (0) to where it leaves it (1).
+            scale: metres that count as one.
+        """
+        starts, ways = origins[:, None] / scale, directions.flatten(1, 2)
+        begin, end = self.spans(starts, ways)
+        distances = begin[..., None] + (end - begin)[..., None] * fractions
+        return starts[..., None, :] + distances[..., None] * ways[..., None, :], end - begin
+
     def lift(self, places: Tensor, weights: Tensor) -> Tensor:
         """How much of each ray lies over each cell: (N, P, cells * cells), of P rays with D places each.
 
@@ -54,10 +70,10 @@ class Plan(NamedTuple):
         return over
 
     def look(self, plan: Tensor, places: Tensor) -> Tensor:
-        """The features (N, P, C) of ``plan`` (N, C, cells, cells) at ``places`` (N, P, 3), between cells' middles."""
+        """The features (N, C, P) of ``plan`` (N, C, cells, cells) at ``places`` (N, P, 3), between cells' middles."""
         at = (places[..., :2] * (2 / self.side)).flip(-1)[:, None]  # grid_sample names the last dimension, y, first
         found = F.grid_sample(plan, at, mode="bilinear", padding_mode="border", align_corners=False)
-        return found[:, :, 0].transpose(1, 2)
+        return found[:, :, 0]
 
 
 def in_front(density: Tensor) -> Tensor:

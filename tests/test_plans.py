@@ -85,7 +85,7 @@ def test_looking_reads_what_lifting_wrote() -> None:
     places = torch.rand(2, 5, 3, generator=rng(1)) * 4 - 2  # some beyond the rim
     looked = PLAN.look(plan, places)
     lifted = PLAN.lift(places[:, :, None], torch.ones(2, 5, 1)) @ plan.flatten(2).transpose(1, 2)
-    torch.testing.assert_close(looked, lifted, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(looked, lifted.transpose(1, 2), atol=1e-5, rtol=1e-4)
 
 
 def test_near_things_hide_far_ones_and_all_that_is_seen_is_one() -> None:
@@ -150,6 +150,19 @@ def test_a_cell_s_features_do_not_depend_on_how_often_it_was_seen() -> None:
     assert not network.read(torch.zeros_like(share)).any()  # nothing seen, nothing known
 
 
+def test_half_precision_changes_what_is_seen_and_not_how_often() -> None:
+    network = build()
+    images, poses = torch.rand(2, 3, HEIGHT, WIDTH), torch.tensor([[2.0, 0.0, 1.5, 3.1, -0.6]]).expand(2, 5)
+    share = network(images, poses)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = network(images, poses)
+        total = rough.sum(0, keepdim=True)
+        assert reader_of(network)(network.read(total), poses[:1]).isfinite().all()
+    assert rough.dtype == torch.float32
+    torch.testing.assert_close(rough[:, -1].sum((1, 2)), share[:, -1].sum((1, 2)))
+    torch.testing.assert_close(rough, share, atol=0.1, rtol=0.1)
+
+
 # --- the reader ----------------------------------------------------------------------------------------------------
 
 
@@ -158,9 +171,14 @@ def reader() -> PlanReader:
     return PlanReader(CHANNELS, 5, (8, 12), FOVY, SCALE, bands=2, plan=PLAN)
 
 
+def reader_of(network: PlanAttention) -> PlanReader:
+    return PlanReader(CHANNELS + 1, 5, (8, 12), FOVY, SCALE, bands=2, plan=network.plan)
+
+
 def test_a_camera_sees_what_is_ahead_and_not_what_is_behind() -> None:
     read = reader()
-    read.fill = torch.nn.Sequential(torch.nn.Conv2d(CHANNELS, read.place.out_features, 1))  # no view into other cells
+    read.fill = torch.nn.Sequential()  # no cell knows of another
+    torch.nn.init.zeros_(read.whole.weight)
     pose = torch.from_numpy(look_at(np.array([0.0, 0.0, 0.5]), np.array([3.0, 0.0, 0.3])))[None]
     plan = torch.zeros(1, CHANNELS, 6, 6)
     ahead, behind = plan.clone(), plan.clone()
