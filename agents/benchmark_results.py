@@ -10,7 +10,7 @@ from typing import Any
 from gqn_rl.agents.benchmark import ArmFacts, Job
 from gqn_rl.agents.checkpoints import MODEL
 from gqn_rl.agents.runs import RunFolder
-from gqn_rl.config import UserError
+from gqn_rl.config import UserError, read_yaml
 from gqn_rl.files import read_json, write_json, write_text
 
 
@@ -45,7 +45,7 @@ def publish(job: Job, facts: ArmFacts) -> bool:
             "encoder_hash": facts.encoder_hash,
             "pretraining_frames": facts.pretraining_frames,
             "pretraining_cpu_s": facts.pretraining_cpu_s,
-            "config": job.config.to_dict(),
+            "config": read_yaml(run.config),  # as it was begun: what came later changes no finished file
             "versions": read_json(run.versions),
         },
     )

@@ -274,6 +274,17 @@ def test_finished_runs_are_skipped_and_their_results_written_again(grid: Any) ->
     assert {job.name: job.run.summary.stat().st_mtime_ns for job in jobs} == before
 
 
+def test_a_finished_run_s_results_keep_the_configuration_that_it_was_begun_with(tmp_path: Path) -> None:
+    job = toy_jobs(tmp_path)[0]
+    facts = check([job])
+    run_jobs([job], facts)
+    values = yaml.safe_load(job.run.config.read_text())
+    del values["certainty"]  # as if it had come later
+    job.run.config.write_text(yaml.safe_dump(values))
+    assert run_jobs([job], check([job])) == []
+    assert json.loads(job.results.with_suffix(".json").read_text())["config"] == values
+
+
 def test_folder_with_another_run_is_refused(grid: Any, tmp_path: Path) -> None:
     jobs, _ = grid
     shutil.copytree(jobs[0].folder.parent, tmp_path / "runs" / "toy")
