@@ -254,10 +254,7 @@ class Conditioning(nn.Module):
 
     def forward(self, scene: Tensor, poses: Tensor) -> Condition:
         """``scene`` (S, C, h, w) and ``poses`` (N, 5), N a multiple of S, to a condition for N views."""
-        if isinstance(self.scene, PlanReader):
-            r = self.scene(scene, poses)
-        else:
-            r = self.scene(scene)
+        r = self.scene(scene, poses) if isinstance(self.scene, PlanReader) else self.scene(scene)
         if r.shape[-2:] != (1, 1) and r.shape[-2:] != self.grid:
             r = F.interpolate(r, size=self.grid, mode="bilinear", align_corners=False)
         r = r.repeat_interleave(len(poses) // len(r), dim=0) if len(poses) != len(r) else r

@@ -23,8 +23,8 @@ DENSITY: Final = 5.0
 class PlanReader(nn.Module):
     """A plan (S, C, cells, cells) and cameras to maps (N, channels, h, w) of what their rays meet.
 
-    Convolutions over the plan fill in what no view has seen. A layer of units says of each place on a ray what is there,
-    by what the plan has at it and by where it is, and how dense it is.
+    Convolutions over the plan fill in what no view has seen. A layer of units says of each place on a ray what is
+    there, by what the plan has at it and by where it is, and how dense it is.
     """
 
     def __init__(

@@ -19,7 +19,7 @@ SLANT: Final = 1e-6
 
 
 class Plan(NamedTuple):
-    """The plan's box: a square of the floor about the world's origin, and the room above it. One unit for all lengths."""
+    """The plan's box: a square of the floor about the world's origin, and the room above it. Lengths in one unit."""
 
     cells: int  #: along a side
     side: float
@@ -37,9 +37,7 @@ class Plan(NamedTuple):
         begin = torch.minimum(one, other).amax(-1).clamp_min(0)
         return begin, torch.maximum(torch.maximum(one, other).amin(-1), begin)
 
-    def walk(
-        self, origins: Tensor, directions: Tensor, fractions: Tensor, scale: float
-    ) -> tuple[Tensor, Tensor]:
+    def walk(self, origins: Tensor, directions: Tensor, fractions: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         """Places (N, h w, D, 3) within the box along rays, and how long the rays are in it, (N, h w).
 
         Args:
@@ -65,7 +63,12 @@ class Plan(NamedTuple):
         x, y = (corners - first).unbind(-1)
         index = (first[..., 0] * self.cells + first[..., 1]).long()
         over = weights.new_zeros(*weights.shape[:2], self.cells**2)
-        for step, share in ((0, (1 - x) * (1 - y)), (1, (1 - x) * y), (self.cells, x * (1 - y)), (self.cells + 1, x * y)):
+        for step, share in (
+            (0, (1 - x) * (1 - y)),
+            (1, (1 - x) * y),
+            (self.cells, x * (1 - y)),
+            (self.cells + 1, x * y),
+        ):
             over = over.scatter_add(2, index + step, weights * share)
         return over
 

@@ -51,9 +51,9 @@ class ResidualBlock(nn.Module):
 class RayTokens(nn.Module):
     """Images and poses to tokens that know their ray, and to attention over them.
 
-    A strided stem, a residual block at H / 4 and one at H / 8 make features. Every head, if there are any, takes its own softmax over
-    positions (``stride`` pixels apart), by what the features look like. A token is a two-layer perceptron of
-    features and ray (Fourier features of its Plücker coordinates).
+    A strided stem, a residual block at H / 4 and one at H / 8 make features. Every head, if there are any, takes its
+    own softmax over positions (``stride`` pixels apart), by what the features look like. A token is a two-layer
+    perceptron of features and ray (Fourier features of its Plücker coordinates).
     """
 
     def __init__(

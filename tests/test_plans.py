@@ -106,7 +106,15 @@ def test_near_things_hide_far_ones_and_all_that_is_seen_is_one() -> None:
 
 def build() -> PlanAttention:
     torch.manual_seed(0)
-    fields = {"kind": "plan", "channels": CHANNELS, "width": 16, "token_channels": 8, "cells": 6, "side": 6, "height": 1}
+    fields = {
+        "kind": "plan",
+        "channels": CHANNELS,
+        "width": 16,
+        "token_channels": 8,
+        "cells": 6,
+        "side": 6,
+        "height": 1,
+    }
     network = build_representation(RepresentationConfig.from_mapping(fields), HEIGHT, WIDTH, FOVY, SCALE)
     assert isinstance(network, PlanAttention)
     return network
@@ -114,7 +122,8 @@ def build() -> PlanAttention:
 
 def test_a_view_fills_only_the_cells_that_its_camera_can_see() -> None:
     network = build()
-    pose = torch.from_numpy(look_at(np.array([2.5, 0.0, 0.5]), np.array([6.0, 0.0, 0.5])))  # outwards, from near the rim
+    # Outwards, from near the rim.
+    pose = torch.from_numpy(look_at(np.array([2.5, 0.0, 0.5]), np.array([6.0, 0.0, 0.5])))
     known = network(torch.rand(1, 3, HEIGHT, WIDTH), pose[None])[0, -1]
     assert known[-1].sum() > 1
     assert not known[:4].any()
