@@ -45,7 +45,7 @@ def publish(job: Job, facts: ArmFacts) -> bool:
             "encoder_hash": facts.encoder_hash,
             "pretraining_frames": facts.pretraining_frames,
             "pretraining_cpu_s": facts.pretraining_cpu_s,
-            "config": read_yaml(run.config),  # as it was begun: what came later changes no finished file
+            "config": read_yaml(run.config),  # as it was begun: keys that came later change no finished file
             "versions": read_json(run.versions),
         },
     )

@@ -80,8 +80,13 @@ class RunFolder:
             if path.name.startswith(".") and ".tmp" in path.name:  # a process was killed while it wrote this
                 path.unlink()
         if self.config.exists():
-            # Read as a configuration: keys that came later have their defaults.
-            check_same_config(self.path, type(config).from_yaml(self.config).to_dict(), config.to_dict())
+            try:  # read as a configuration: keys that came later have their defaults
+                old = type(config).from_yaml(self.config)
+            except UserError as error:
+                raise UserError(
+                    f"{self.path} holds a run with another configuration; use another --out ({error})"
+                ) from None
+            check_same_config(self.path, old.to_dict(), config.to_dict())
             self.check_encoder(encoder_hash)
             return True
         ours = {self.path / ".lock", self.encoder, self.versions}

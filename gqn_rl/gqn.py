@@ -128,7 +128,8 @@ class GQN(nn.Module):
         if used is None:
             return self.represent_views(context).sum(dim=1)
         images, poses = self._inputs(context)
-        shares = self.represent_views(Views(images[used][None], poses[used][None]))[0]
+        used = used.to(self.device)
+        shares = self.represent_views(Views(images[used][None], poses[used][None]))[0].float()
         scenes = used.nonzero()[:, 0]
         return shares.new_zeros(len(used), *shares.shape[1:]).index_add(0, scenes, shares)
 

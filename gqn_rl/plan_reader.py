@@ -12,7 +12,7 @@ from gqn_rl.plans import Plan, in_front
 from gqn_rl.ray_representation import ResidualBlock
 from gqn_rl.rays import camera_rays, fourier
 
-#: Places along a ray at which the plan is read; the last is where the ray leaves the box: the floor, or a wall's foot.
+#: Places along a ray at which the plan is read; the last, which stops all that is left, is where it leaves the box.
 PLACES: Final = 24
 #: Channels of what is known at a place.
 WIDTH: Final = 32
@@ -23,8 +23,9 @@ DENSITY: Final = 5.0
 class PlanReader(nn.Module):
     """A plan (S, C, cells, cells) and cameras to maps (N, channels, h, w) of what their rays meet.
 
-    Convolutions over the plan fill in what no view has seen. A layer of units says of each place on a ray what is
-    there, by what the plan has at it and by where it is, and how dense it is.
+    Convolutions over the plan fill in what no view has seen. A linear layer with ReLU makes each place's features from
+    the plan's and from its coordinates, a second one its density per unit of length. A ray that misses the plan's box
+    meets nothing: zeros.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class PlanReader(nn.Module):
         self.out = nn.Conv2d(WIDTH, channels, 1, bias=False)
 
     def forward(self, scene: Tensor, poses: Tensor) -> Tensor:
+        """``poses`` (N, 5), metres and radians, N a multiple of S: the views of a scene lie together."""
         plan = self.fill(self.cells(scene) + self.whole(scene.mean(dim=(2, 3)))[:, :, None, None])
         if len(poses) != len(plan):
             plan = plan.repeat_interleave(len(poses) // len(plan), dim=0)
@@ -59,5 +61,5 @@ class PlanReader(nn.Module):
         met = F.relu(found + known + self.place.bias[:, None])
         density = F.softplus(self.density.weight @ met + self.density.bias).unflatten(2, places.shape[1:3])
         shares = in_front(density * (DENSITY / (PLACES - 1)) * lengths[:, None, :, None])
-        seen = (met.unflatten(2, places.shape[1:3]) * shares).sum(-1)
+        seen = (met.unflatten(2, places.shape[1:3]) * shares).sum(-1) * (lengths > 0)[:, None]
         return self.out(seen.unflatten(2, self.grid))

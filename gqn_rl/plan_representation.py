@@ -26,8 +26,8 @@ FEW: Final = 0.1
 class PlanAttention(Representation):
     """Every image position drops its features along its ray: (channels + 1, cells, cells), the last: how many rays.
 
-    A share is [sum of features, sum of weights]; a sum of shares is read as [mean of features, log(1 + weight)], so
-    that a cell's features do not depend on how often it was seen, and how often is known too.
+    A share is [sum of features, sum of weights]; the generator reads a sum of shares as [mean of features,
+    log(1 + weight)], so that a cell's features do not depend on how often it was seen, and how often is known too.
     """
 
     def __init__(self, tokens: RayTokens, token_channels: int, channels: int, length_scale: float, plan: Plan) -> None:
@@ -47,6 +47,7 @@ class PlanAttention(Representation):
         return self.read(shares)[:, :-1].mean(dim=(2, 3))
 
     def forward(self, images: Tensor, poses: Tensor) -> Tensor:
+        """Shares (N, channels + 1, cells, cells), float32, of images in [0, 1] and poses (N, 5), metres and radians."""
         _, tokens, _ = self.tokens(images, poses)
         fractions = (torch.arange(PLACES, device=poses.device) + 0.5) / PLACES
         places, lengths = self.plan.walk(
@@ -65,4 +66,6 @@ class PlanAttention(Representation):
         return torch.cat([total[:, :-1] / (known + FEW), known.log1p()], dim=1)
 
     def vector_of_sum(self, total: Tensor, views: Tensor) -> Tensor:
-        return self.read(total).flatten(1)
+        # A policy's input must not grow with every view: of how often a cell was seen it is told what soon reaches 1.
+        known = total[:, -1:]
+        return (torch.cat([total[:, :-1], known], dim=1) / (known + FEW)).flatten(1)

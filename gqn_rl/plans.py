@@ -19,29 +19,38 @@ SLANT: Final = 1e-6
 
 
 class Plan(NamedTuple):
-    """The plan's box: a square of the floor about the world's origin, and the room above it. Lengths in one unit."""
+    """The plan's box: a square of the floor about the world's origin, and the room above it.
+
+    Lengths are in units of the networks' length scale. Of two axes of cells the first is along x and the second along
+    y; one axis of all cells has ``x * cells + y``.
+    """
 
     cells: int  #: along a side
     side: float
     height: float
 
     def spans(self, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-        """How far along rays (..., 3) the box begins and ends, (...); begin = end where a ray misses it.
+        """How far along rays (..., 3) the box begins and ends, (...), in units.
 
-        A ray that starts in the box begins at 0.
+        A ray that starts in the box begins at 0; one that misses it begins and ends there.
         """
         half = self.side / 2
         low, high = origins.new_tensor([-half, -half, 0.0]), origins.new_tensor([half, half, self.height])
         slanted = torch.where(directions.abs() < SLANT, SLANT, directions)
         one, other = (low - origins) / slanted, (high - origins) / slanted
         begin = torch.minimum(one, other).amax(-1).clamp_min(0)
-        return begin, torch.maximum(torch.maximum(one, other).amin(-1), begin)
+        end = torch.maximum(one, other).amin(-1)
+        # Where a ray misses, the two are distances to planes that it may cross a million units away.
+        hits = end > begin
+        return torch.where(hits, begin, 0.0), torch.where(hits, end, 0.0)
 
     def walk(self, origins: Tensor, directions: Tensor, fractions: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        """Places (N, h w, D, 3) within the box along rays, and how long the rays are in it, (N, h w).
+        """Places (N, h w, D, 3) within the box along rays, and how long the rays are in it, (N, h w), in units.
+
+        A ray that misses the box has length 0, and all its places are where it starts.
 
         Args:
-            origins: (N, 3), in metres.
+            origins: (N, 3), in metres, not in units.
             directions: (N, h, w, 3), unit vectors.
             fractions: (D,) of the way from where a ray enters the box (0) to where it leaves it (1).
             scale: metres that count as one.

@@ -25,7 +25,7 @@ import torch
 from tqdm import tqdm
 
 from gqn_rl import __version__
-from gqn_rl.config import UserError, read_yaml
+from gqn_rl.config import UserError
 from gqn_rl.encoder import GQNEncoder
 from gqn_rl.files import atomic_path, locked, write_text
 from gqn_rl.pictures import grid, save_png, to_uint8
@@ -46,8 +46,11 @@ def claim(folder: Path, config: PretrainConfig) -> None:
         raise UserError(f"{folder} holds a finished pretraining run; choose another --out, or `probe {folder}` it")
     begun = folder / "config.yaml"
     if begun.exists():
-        there, mine = read_yaml(begun), config.to_dict()
-        different = sorted(key for key in mine.keys() | there.keys() if mine.get(key) != there.get(key))
+        try:  # read as a configuration: keys that came later have their defaults
+            there, mine = PretrainConfig.from_yaml(begun).to_dict(), config.to_dict()
+        except UserError as error:
+            raise UserError(f"{folder} holds a run with other settings; choose another --out ({error})") from None
+        different = sorted(key for key in mine if mine[key] != there[key])
         if different:
             raise UserError(f"{folder} holds a run with other settings ({', '.join(different)}); choose another --out")
     elif folder.is_dir():

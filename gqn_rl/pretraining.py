@@ -415,8 +415,11 @@ class Pretraining:
             ) from None
         if not isinstance(state, dict) or not {"step", "config", "data", "model"} <= state.keys():
             raise UserError(f"{path} is no checkpoint of a pretraining run; delete it to start again")
-        mine = self.config.to_dict()
-        different = [key for key in mine if mine[key] != state["config"].get(key)]
+        try:  # read as a configuration: keys that came later have their defaults
+            there, mine = PretrainConfig.from_mapping(state["config"]).to_dict(), self.config.to_dict()
+        except UserError as error:
+            raise UserError(f"{path} was trained with other settings; choose another --out ({error})") from None
+        different = [key for key in mine if mine[key] != there[key]]
         if different:
             raise UserError(f"{path} was trained with other settings ({', '.join(different)}); choose another --out")
         if state["data"] != self.dataset.manifest.sha256:

@@ -131,6 +131,18 @@ def test_fingerprint_changes_with_weights_and_projection(encoder: GQNEncoder) ->
     assert len({before, middle, encoder.fingerprint}) == 3
 
 
+@pytest.mark.parametrize("field", ["side", "height"])
+def test_fingerprint_changes_with_a_plan_s_box_which_no_weight_shows(field: str) -> None:
+    encoders = []
+    for size in (4.0, 5.0):
+        torch.manual_seed(1)
+        fields = config("plan").to_dict()
+        fields["representation"][field] = size
+        gqn = GQN(GQNConfig.from_mapping(fields))
+        encoders.append(GQNEncoder(gqn, torch.zeros(16), torch.eye(16), {"camera": CAMERA}))
+    assert encoders[0].fingerprint != encoders[1].fingerprint
+
+
 def test_an_old_card_without_today_s_options_still_loads(encoder: GQNEncoder, tmp_path: Path) -> None:
     encoder.save_pretrained(tmp_path / "encoder")
     card = json.loads((tmp_path / "encoder.json").read_text())

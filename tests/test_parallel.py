@@ -6,6 +6,7 @@ import csv
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -56,11 +57,11 @@ with joined("cpu") as (world, device):
 WITHOUT_EFFECT = {"representation.keys.bias", "representation.tokens.scores.bias"}
 
 
-def config_with(free: int) -> PretrainConfig:
-    """All terms on: points, and with ``free`` features to compare, both contrasts."""
-    representation = CONFIG.model.representation.model_copy(update={"channels": free})
+def config_with(kind: Literal["points", "plan"], free: int) -> PretrainConfig:
+    """All terms on: points, and with ``free`` features to compare, both contrasts. A plan is only drawn."""
+    representation = CONFIG.model.representation.model_copy(update={"kind": kind, "channels": free})
     model = CONFIG.model.model_copy(update={"representation": representation})
-    objective = CONFIG.objective.model_copy(update={"contrast": float(free > 0)})
+    objective = CONFIG.objective.model_copy(update={"contrast": float(kind == "points" and free > 0)})
     changes = {"model": model, "objective": objective, "weight_decay": 0.0, "steps": 4, "evaluate_every": 4}
     return CONFIG.model_copy(update=changes)
 
@@ -72,17 +73,18 @@ def last_row(folder: Path) -> dict[str, float]:
 
 def test_two_processes_equal_one_with_the_same_batch(data: SceneDataset, tmp_path: Path) -> None:  # noqa: F811
     """Both contrasts see all scenes, the posterior's noise is shared out, gradients are averaged, checkpoints fit."""
-    folders = {free: tmp_path / str(free) for free in (0, 16)}
-    for free, folder in folders.items():
+    configs = [config_with("points", 0), config_with("points", 16), config_with("plan", 8)]
+    folders = [tmp_path / str(number) for number in range(len(configs))]
+    for config, folder in zip(configs, folders, strict=True):
         folder.mkdir()
-        (folder / "settings.yaml").write_text(config_with(free).to_yaml())
+        (folder / "settings.yaml").write_text(config.to_yaml())
     (tmp_path / "worker.py").write_text(WORKER)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*torchrun, tmp_path / "worker.py", data.folder, *folders.values()]
+    command = [*torchrun, tmp_path / "worker.py", data.folder, *folders]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    for free, folder in folders.items():
-        run(Pretraining(config_with(free), data), folder / "alone")
+    for config, folder in zip(configs, folders, strict=True):
+        run(Pretraining(config, data), folder / "alone")
         alone, together = (torch.load(folder / name / "checkpoint.pt", weights_only=True) for name in ("alone", "run"))
         assert alone["step"] == together["step"] == 4
         for part in ("model", "objective"):

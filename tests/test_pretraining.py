@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from test_data import make_arm
 
@@ -98,6 +99,23 @@ def test_resumed_from_a_checkpoint_is_the_same_run(data: SceneDataset, tmp_path:
         pass
     assert second.step == 12
     assert _equal(whole, second)
+
+
+def test_a_run_begun_before_there_was_a_key_goes_on_with_its_default(data: SceneDataset, tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"checkpoint_every": 4})
+    begun = Pretraining(config, data)
+    with pytest.raises(KeyboardInterrupt):
+        run(begun, tmp_path, stop=lambda: begun.step == 4)
+    values = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    del values["draw_apart"], values["model"]["representation"]["cells"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    torch.save({**state, "config": values}, tmp_path / "checkpoint.pt")
+    resumed, whole = Pretraining(config, data), Pretraining(config, data)
+    run(resumed, tmp_path)
+    for _ in whole.steps():
+        pass
+    assert _equal(whole, resumed)
 
 
 @pytest.mark.slow
