@@ -12,11 +12,14 @@ from test_data import make_arm
 from gqn_rl.agents.training import TrainConfig
 from gqn_rl.data import Manifest, RecordConfig, describe_source, set_scene
 from gqn_rl.envs.maze_model import WALL_HEIGHT
+from gqn_rl.envs.room_model import WALL_HEIGHT as ROOM_WALL_HEIGHT
 from gqn_rl.pretraining import PretrainConfig
 from gqn_rl.types import SceneSource
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 NAMES = ("rooms", "mazes", "shepard_metzler")
+#: Pretraining recipes, and the recordings that they are for.
+RECIPES = {**{name: name for name in NAMES}, "rooms_plan": "rooms"}
 
 
 def recording(name: str) -> tuple[RecordConfig, SceneSource, Manifest]:
@@ -25,9 +28,9 @@ def recording(name: str) -> tuple[RecordConfig, SceneSource, Manifest]:
     return config, source, describe_source(source, config)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", RECIPES)
 def test_pretraining_fits_its_recording(name: str) -> None:
-    config, _, manifest = recording(name)
+    config, _, manifest = recording(RECIPES[name])
     pretrain = PretrainConfig.from_yaml(CONFIGS / "pretrain" / f"{name}.yaml")
     assert manifest.camera["fovy"] == pretrain.model.fovy
     assert tuple(manifest.camera["image_size"]) == pretrain.model.image_size
@@ -38,6 +41,15 @@ def test_pretraining_fits_its_recording(name: str) -> None:
         assert rows <= config.block.height
         assert columns <= config.block.width
         assert pretrain.batch % (rows * columns) == 0
+
+
+@pytest.mark.parametrize(("name", "height"), [("mazes", WALL_HEIGHT), ("rooms_plan", ROOM_WALL_HEIGHT)])
+def test_a_plan_is_as_large_as_its_world(name: str, height: float) -> None:
+    _, source, _ = recording(RECIPES[name])
+    plan = PretrainConfig.from_yaml(CONFIGS / "pretrain" / f"{name}.yaml").model.representation
+    floor = source.model.geom("floor")  # type: ignore[attr-defined]
+    assert floor.pos.tolist() == [0, 0, 0]
+    assert [plan.side, plan.side, plan.height] == [2 * floor.size[0], 2 * floor.size[1], height]
 
 
 @pytest.mark.parametrize(("name", "shared"), [("mazes", "appearance"), ("shepard_metzler", "colors")])
