@@ -45,9 +45,9 @@ class GQNEncoder(nn.Module):
 
     Of a representation of points: their coordinates in the room, divided by ``unit`` metres, then the principal
     components of the free features, if it has any. Of any other: the principal components of the mean over views (the
-    paper sums; ``gqn.represent`` is the plain sum). Principal components hold first what varies most over scenes.
-    Points and components are each divided by one number, such that their variance over training scenes is 1 on
-    average: a policy sees numbers of order one, and small variations stay small.
+    paper sums; ``gqn.represent`` is the plain sum), or of all cells of a plan. Principal components hold first what
+    varies most over scenes. Points and components are each divided by one number, such that their variance over
+    training scenes is 1 on average: a policy sees numbers of order one, and small variations stay small.
 
     Args:
         gqn: the trained network. It is frozen: in ``eval`` mode whatever is asked, and without gradients.

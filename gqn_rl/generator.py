@@ -283,7 +283,8 @@ class Generator(nn.Module):
     """Images of a scene from a camera: sampled from the prior, or reconstructed through the posterior.
 
     ``scene`` is (S, C, h, w) and ``poses`` (N, 5) with N a multiple of S: the views of a scene lie together. Image
-    means are real numbers; nothing clips them to [0, 1], as in the paper.
+    means are real numbers; nothing clips them to [0, 1], as in the paper. The scene's first ``3 * points`` channels are
+    places in the room; or all of it is a ``plan``, (S, C, cells, cells).
     """
 
     def __init__(
