@@ -34,6 +34,7 @@ from gqn_rl.agents.runs import Row, RunFolder
 from gqn_rl.agents.seeding import HELD_OUT, stretch_seeds
 from gqn_rl.agents.tracking import Tracker, TrackingMode, check_tracking
 from gqn_rl.agents.vec_scene import Context, encoder_hash
+from gqn_rl.allocator import keep_freed_memory
 from gqn_rl.config import Config, UserError
 from gqn_rl.encoder import GQNEncoder
 from gqn_rl.files import disk_errors, locked, read_json, write_bytes, write_json
@@ -138,6 +139,7 @@ def train(folder: Path, config: TrainConfig, encoder: SceneEncoder | None = None
     check_tracking(config.wandb)
     algorithm = resolve_algorithm(config.algorithm.id)
     check_algorithm_kwargs(algorithm, config.algorithm.kwargs)
+    keep_freed_memory()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     fingerprint = None if encoder is None else encoder_hash(encoder)

@@ -484,6 +484,7 @@ def _pretrain(options: argparse.Namespace) -> None:
 
     from gqn_rl.agents.interrupts import StopRequest
     from gqn_rl.agents.tracking import Tracker, check_tracking
+    from gqn_rl.allocator import keep_freed_memory
     from gqn_rl.data import load_manifest
     from gqn_rl.deepmind import PREFIX, find_layout, parse_spec
     from gqn_rl.parallel import joined
@@ -501,6 +502,7 @@ def _pretrain(options: argparse.Namespace) -> None:
     config = PretrainConfig.from_yaml(find_config(options.config or default, "pretrain"), overrides)
     check_tracking(options.wandb)
     claim(options.out, config)
+    keep_freed_memory()
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     dataset = _open_data(options.data, options.scenes, config.model.image_size)
