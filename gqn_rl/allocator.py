@@ -2,8 +2,8 @@
 
 PyTorch has a caching allocator for GPUs, and none for CPUs: there it asks the C library, and glibc gives large pieces
 back to the system as soon as they are free. The next update gets them anew, page by page, each zeroed by the kernel:
-5,800 page faults an update of a policy on two 64 x 64 pictures (batch 64), which were a third of its time in a virtual
-machine.
+5,800 page faults an update of a policy on two 64 x 64 pictures (batch 64), which were 14 to 30 % of its time in a
+virtual machine.
 """
 
 from __future__ import annotations

@@ -53,10 +53,12 @@ with joined("cpu") as (world, device):
         train(Path(folder), None)
 """
 #: Added to all positions alike before a softmax, so without effect: their gradients are rounding noise, and as Adam
-#: divides by a gradient's size, so are they. The free features' bias is added to all scenes alike before the contrast's
-#: batch normalisation, and the generator, whose last layer for the scene begins with zeros, hardly reads it in four
-#: steps; on a processor without AVX-512 it differed by a thirtieth of what it may move.
-WITHOUT_EFFECT = {"representation.keys.bias", "representation.tokens.scores.bias", "representation.free.bias"}
+#: divides by a gradient's size, so are they.
+WITHOUT_EFFECT = {"representation.keys.bias", "representation.tokens.scores.bias"}
+#: The free features' bias is added to all scenes alike before the contrast's batch normalisation, and the generator,
+#: whose last layer for the scene begins with zeros, hardly reads it in four steps. On a processor without AVX-512 it
+#: differed by 1.1e-4, a thirtieth of what it may move.
+ALLOWED = {"representation.free.bias": 2e-4}
 
 
 def config_with(kind: Literal["points", "plan"], free: int) -> PretrainConfig:
@@ -92,8 +94,9 @@ def test_two_processes_equal_one_with_the_same_batch(data: SceneDataset, tmp_pat
         for part in ("model", "objective"):
             for name, tensor in alone[part].items():
                 if name not in WITHOUT_EFFECT:
+                    atol = ALLOWED.get(name, 2e-5)
                     torch.testing.assert_close(
-                        together[part][name], tensor, rtol=1e-3, atol=2e-5, msg=lambda text, n=name: f"{n}: {text}"
+                        together[part][name], tensor, rtol=1e-3, atol=atol, msg=lambda text, n=name: f"{n}: {text}"
                     )
         one, two = last_row(folder / "alone"), last_row(folder / "run")
         # What the leader logs of its own part differs; what is of the whole batch does not.
