@@ -17,10 +17,18 @@ from numpy.typing import NDArray
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.preprocessing import preprocess_obs
+from stable_baselines3.common.torch_layers import NatureCNN
 from torch import Tensor, nn
 
+from gqn_rl.agents import updates
 from gqn_rl.agents.build import build_model, load_model, make_vec_env
-from gqn_rl.agents.updates import fuse_optimizers, spare_critic_gradients
+from gqn_rl.agents.updates import (
+    fuse_optimizers,
+    lay_out_channels_last,
+    prepare_pictures_once,
+    spare_critic_gradients,
+)
 
 SMALL: dict[str, Any] = {"learning_starts": 4, "batch_size": 4, "policy_kwargs": {"net_arch": [16]}}
 
@@ -52,6 +60,29 @@ if "test/Square-v0" not in gym.registry:
     gym.register("test/Square-v0", entry_point=f"{__name__}:Square", max_episode_steps=5)
 
 
+class Pictured(Square):
+    """The same with numbers beside the picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        numbers = spaces.Box(-1, 1, (3,), np.float32)
+        self.observation_space = spaces.Dict({"pixels": spaces.Box(0, 255, (3, 40, 40), np.uint8), "numbers": numbers})
+
+    def _observe(self) -> Any:
+        return {"pixels": super()._observe(), "numbers": np.ones(3, np.float32)}
+
+
+if "test/Pictured-v0" not in gym.registry:
+    gym.register("test/Pictured-v0", entry_point=f"{__name__}:Pictured", max_episode_steps=5)
+
+
+class Halving(NatureCNN):
+    """Somebody's features extractor, which writes into what it is given."""
+
+    def forward(self, observations: Tensor) -> Tensor:
+        return super().forward(observations.mul_(0.5))
+
+
 def sac(env_id: str = "test/Square-v0", policy: str = "CnnPolicy", steps: int = 30, **policy_kwargs: Any) -> SAC:
     """Stable-Baselines3's own, before its first step."""
     kwargs = {**SMALL, "policy_kwargs": {**SMALL["policy_kwargs"], **policy_kwargs}}
@@ -77,6 +108,55 @@ def test_sparing_gradients_changes_no_bit(env_id: str, policy: str, share: bool)
     assert all(torch.equal(weight, spared[name]) for name, weight in own.items())
     for part in ("actor", "critic.", "critic_target"):
         assert any(not torch.equal(before[name], own[name]) for name in own if name.startswith(part))
+
+
+@pytest.mark.parametrize("share", [False, True])
+@pytest.mark.parametrize(
+    ("env_id", "policy"), [("test/Square-v0", "CnnPolicy"), ("test/Pictured-v0", "MultiInputPolicy")]
+)
+def test_pictures_are_prepared_once_and_no_bit_changes(
+    env_id: str, policy: str, share: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two batches an update, and what is acted on; SB3 itself prepares five."""
+    calls = {"prepared": 0}
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        calls["prepared"] += 1
+        return preprocess_obs(*args, **kwargs)
+
+    monkeypatch.setattr(updates, "preprocess_obs", counting)
+    ends = []
+    for speed_up in (lambda model: None, prepare_pictures_once):
+        model = sac(env_id, policy, share_features_extractor=share)
+        lay_out_channels_last(model)
+        speed_up(model)
+        model.learn(12)
+        ends.append(weights(model))
+    own, once = ends
+    assert all(torch.equal(weight, once[name]) for name, weight in own.items())
+    updates_done, acted = model._n_updates, 12 - model.learning_starts
+    assert calls["prepared"] == 2 * updates_done + acted
+
+
+def test_what_is_acted_on_is_looked_at_anew() -> None:
+    """Also where the observation is the same tensor with something else in it."""
+    model = sac()
+    prepare_pictures_once(model)
+    model.learn(6)
+    model.policy.set_training_mode(False)
+    pictures = torch.zeros(1, 3, 40, 40, dtype=torch.uint8)
+    before = model.actor(pictures, deterministic=True)
+    pictures.fill_(255)
+    assert not torch.equal(model.actor(pictures, deterministic=True), before)
+
+
+@pytest.mark.parametrize(("env_id", "policy"), [("test/Square-v0", "CnnPolicy"), ("Pendulum-v1", "MlpPolicy")])
+def test_features_extractors_of_others_and_numbers_are_left_alone(env_id: str, policy: str) -> None:
+    own = {"features_extractor_class": Halving} if policy == "CnnPolicy" else {}
+    model = sac(env_id, policy, **own)
+    prepare_pictures_once(model)
+    for part in (model.actor, model.critic, model.critic_target):
+        assert "extract_features" not in vars(part)
 
 
 def test_the_actors_loss_leaves_no_gradient_in_the_critic() -> None:
