@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -92,8 +92,11 @@ def prepare_pictures_once(model: BaseAlgorithm) -> None:
         prepared.append((observations, result))
         return result
 
+    def extract_features(part: BaseModel, obs: Any, features_extractor: BaseFeaturesExtractor) -> Tensor:
+        return features_extractor(prepare(part, obs))
+
     for part in readers:
-        part.extract_features = partial(_extract_features, prepare, part)  # type: ignore[method-assign]
+        part.extract_features = partial(extract_features, part)  # type: ignore[method-assign]
 
 
 def _reads_pictures(part: BaseModel) -> bool:
@@ -105,13 +108,6 @@ def _reads_pictures(part: BaseModel) -> bool:
         and type(part.features_extractor) in (NatureCNN, CombinedExtractor)
         and any(is_image_space(read) for read in spaces_read)
     )
-
-
-def _extract_features(
-    prepare: Callable[[BaseModel, Any], Any], part: BaseModel, obs: Any, features_extractor: BaseFeaturesExtractor
-) -> Tensor:
-    """In place of SB3's ``BaseModel.extract_features``."""
-    return features_extractor(prepare(part, obs))
 
 
 def _channels_last(observations: Any) -> Any:
