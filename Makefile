@@ -20,8 +20,8 @@ $(ready): pyproject.toml constraints.txt scripts/setup.sh
 train: $(ready) ## train an arm-reaching policy from the shipped encoder
 	$(python) train.py $(ARGS)
 
-test: $(ready) ## run the tests, a few minutes
-	$(python) -m pytest -m "not slow"
+test: $(ready) ## run the tests, a few minutes on two processors
+	OMP_NUM_THREADS=1 $(python) -m pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-slow: $(ready) ## run the slow tests, which learn
 	$(python) -m pytest -m slow
