@@ -185,13 +185,16 @@ def versions() -> dict[str, str | None]:
 
 
 def _git_commit() -> str | None:
-    """The commit of the clone this code runs from, with ``+`` if files were changed; None outside a clone."""
+    """The commit of the clone this code runs from, with ``+`` if files were changed; None outside a clone.
+
+    Results that a benchmark has just written are no change of what makes them.
+    """
     root = Path(gqn_rl.__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None
     try:
         commit = _git(root, "rev-parse", "HEAD")
-        return commit + ("+" if _git(root, "status", "--porcelain") else "")
+        return commit + ("+" if _git(root, "status", "--porcelain", "--", ".", ":(exclude)benchmarks/results") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 

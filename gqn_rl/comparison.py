@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from gqn_rl.results import ARMS, Run, arm_rank, code_span
 from gqn_rl.statistics import (
+    RESAMPLES,
     Band,
     Bounds,
     Estimate,
@@ -32,6 +33,9 @@ ORACLE, OURS, RIVAL = "state", "gqn", "pixels_aug"
 NORMALISED, SUCCESS, SCORE = "normalised score", "success", "score"
 #: Points of the scale, on which random actions have 0 and the converged oracle 100.
 THRESHOLD: Final = 90.0
+#: Other heights at which the arms are compared, to show what the threshold decides: scores, and success in percent.
+OTHER_SCORES: Final = (50.0, 80.0)
+OTHER_SUCCESS: Final = 90.0
 #: Evaluations at the end of a run of the oracle that say where it converged.
 CONVERGED: Final = 3
 #: Seeds of an arm below which a claim is called provisional.
@@ -56,6 +60,8 @@ class Scale:
     oracle: float | None  #: score of the converged oracle, 100 of the normalised scale
     drift: float  #: points by which the oracle's last three evaluations exceed the three before; nan if not known
     why: str  #: why it is not the normalised score; empty where it is
+    #: Where 100 lies, in points: first 100, then for each resample of the oracle's seeds (1 + RESAMPLES,).
+    tops: NDArray[np.float64]
 
     @property
     def threshold(self) -> float | None:
@@ -87,7 +93,8 @@ class Arm:
     runs: list[Run]
     points: list[NDArray[np.float64]]
     reached: Bounds | None  #: environment steps to the threshold; None on a scale that has none
-    steps: Estimate | None  #: of ``reached``
+    redrawn: Bounds | None  #: the same, and with each resample of the oracle (1 + RESAMPLES, n)
+    steps: Estimate | None  #: of these
     wall: Estimate | None  #: wall-clock seconds to the threshold
     curve: Curve
     success: Curve | None
@@ -114,6 +121,8 @@ class Comparison:
 
     ratio: Estimate
     claim: str
+    #: The same ratio at other heights: (NORMALISED or SUCCESS, the height).
+    elsewhere: dict[tuple[str, float], Estimate]
 
 
 @dataclass(frozen=True)
@@ -146,6 +155,7 @@ class Task:
     arms: dict[str, Arm]
     comparisons: dict[str, Comparison]
     break_even: BreakEven | None  #: None without both arms
+    left_out: list[Run]  #: unfinished, beside finished ones of their arms
 
 
 @dataclass(frozen=True)
@@ -193,17 +203,28 @@ def round_up(value: float) -> str:
 
 
 def _task(name: str, groups: Mapping[str, list[Run]]) -> Task:
+    groups, left_out = _without_unfinished(groups)
     scale = _scale(groups)
     span = _span(groups)
     arms = {arm: _arm(arm, runs, scale, span) for arm, runs in groups.items()}
     ours = arms.get(OURS)
     comparisons = {}
-    if ours is not None and ours.reached is not None:
+    if ours is not None and ours.redrawn is not None:
         for other in arms.values():
-            if other is not ours and other.reached is not None:
-                ratio = estimate_ratio(other.reached, ours.reached, _rng())
-                comparisons[other.name] = Comparison(ratio, _claim(ratio, ours, other))
-    return Task(name, scale, span, arms, comparisons, _break_even(arms))
+            if other is not ours and other.redrawn is not None:
+                ratio = estimate_ratio(other.redrawn, ours.redrawn, _rng())
+                comparisons[other.name] = Comparison(ratio, _claim(ratio, ours, other), _elsewhere(other, ours, scale))
+    return Task(name, scale, span, arms, comparisons, _break_even(arms), left_out)
+
+
+def _without_unfinished(groups: Mapping[str, list[Run]]) -> tuple[dict[str, list[Run]], list[Run]]:
+    """The runs that count: of an arm with finished ones these alone, or a run that was just begun would censor it."""
+    kept, left_out = {}, []
+    for arm, runs in groups.items():
+        over = [run for run in runs if run.finished is not False]
+        kept[arm] = over or runs
+        left_out += [run for run in runs if run not in kept[arm]]
+    return kept, left_out
 
 
 def _scale(groups: Mapping[str, list[Run]]) -> Scale:
@@ -211,7 +232,7 @@ def _scale(groups: Mapping[str, list[Run]]) -> Scale:
     everyone = [run for runs in groups.values() for run in runs]
     randoms = [run.facts.random_score for run in everyone if run.facts.random_score is not None]
     random = float(np.mean(np.sort(randoms))) if randoms else None
-    oracle, drift = None, math.nan
+    oracle, drift, tops = None, math.nan, np.full(1 + RESAMPLES, 100.0)
     if ORACLE in groups:
         oracle = _mean_of_ends(groups[ORACLE], 0)
     reasons = []
@@ -225,15 +246,23 @@ def _scale(groups: Mapping[str, list[Run]]) -> Scale:
         elif min(len(run.steps) for run in groups[ORACLE]) >= 2 * CONVERGED:
             drift = 100 * (oracle - _mean_of_ends(groups[ORACLE], CONVERGED)) / (oracle - random)
     if not reasons:
-        return Scale(NORMALISED, random, oracle, drift, "")
+        assert oracle is not None
+        assert random is not None
+        ends = np.sort(_ends(groups[ORACLE], 0))
+        means = ends[_rng().integers(len(ends), size=(RESAMPLES, len(ends)))].mean(axis=1)
+        tops[1:] = 100 * (means - random) / (oracle - random)
+        return Scale(NORMALISED, random, oracle, drift, "", tops)
     has_success = not any(np.isnan(run.success).any() for run in everyone)
-    return Scale(SUCCESS if has_success else SCORE, random, oracle, drift, " and ".join(reasons))
+    return Scale(SUCCESS if has_success else SCORE, random, oracle, drift, " and ".join(reasons), tops)
 
 
 def _mean_of_ends(runs: Sequence[Run], skip: int) -> float:
-    """Mean over ``runs`` of each one's mean over its last :data:`CONVERGED` scores but for the last ``skip``."""
-    ends = [run.scores[: len(run.scores) - skip][-CONVERGED:].mean() for run in runs]
-    return float(np.mean(ends))
+    return float(np.mean(np.sort(_ends(runs, skip))))
+
+
+def _ends(runs: Sequence[Run], skip: int) -> NDArray[np.float64]:
+    """Of each of ``runs`` the mean over its last :data:`CONVERGED` scores but for the last ``skip``."""
+    return np.array([run.scores[: len(run.scores) - skip][-CONVERGED:].mean() for run in runs])
 
 
 def _span(groups: Mapping[str, list[Run]]) -> tuple[int, int]:
@@ -247,12 +276,12 @@ def _span(groups: Mapping[str, list[Run]]) -> tuple[int, int]:
 
 def _arm(name: str, runs: list[Run], scale: Scale, span: tuple[int, int]) -> Arm:
     points = [scale.points(run) for run in runs]
-    reached = steps = wall = None
+    redrawn = steps = wall = None
     if scale.threshold is not None:
-        ends = [steps_to(run.steps, each, scale.threshold) for run, each in zip(runs, points, strict=True)]
-        reached = _bounds([run.steps for run in runs], ends)
-        steps = estimate_mean(reached, _rng())
-        wall = estimate_mean(_bounds([run.wall_s for run in runs], ends), _rng())
+        heights = scale.threshold / 100 * scale.tops
+        redrawn = _bounds(runs, points, heights, [run.steps for run in runs])
+        steps = estimate_mean(redrawn, _rng())
+        wall = estimate_mean(_bounds(runs, points, heights, [run.wall_s for run in runs]), _rng())
     has_success = not any(np.isnan(run.success).any() for run in runs)
     successes = [100 * run.success for run in runs] if has_success else None
     at = {}
@@ -267,7 +296,8 @@ def _arm(name: str, runs: list[Run], scale: Scale, span: tuple[int, int]) -> Arm
         name,
         runs,
         points,
-        reached,
+        None if redrawn is None else redrawn.observed,
+        redrawn,
         steps,
         wall,
         _curve(runs, points),
@@ -280,10 +310,33 @@ def _arm(name: str, runs: list[Run], scale: Scale, span: tuple[int, int]) -> Arm
     )
 
 
-def _bounds(measured: Sequence[NDArray[Any]], ends: Sequence[tuple[int, bool]]) -> Bounds:
-    """What was measured where each run reached the threshold, or at least that where it is censored."""
-    low = np.array([values[index] for values, (index, _) in zip(measured, ends, strict=True)], float)
-    return Bounds(low, np.where([reached for _, reached in ends], low, np.inf))
+def _bounds(
+    runs: Sequence[Run],
+    values: Sequence[NDArray[np.float64]],
+    heights: NDArray[np.float64],
+    measured: Sequence[NDArray[Any]],
+) -> Bounds:
+    """What was ``measured`` where ``values`` of each run reached ``heights`` (h,), or at least that: (h, n)."""
+    low, high = [], []
+    for run, each, measure in zip(runs, values, measured, strict=True):
+        index, reached = steps_to(run.steps, each, heights)
+        low.append(measure[index].astype(float))
+        high.append(np.where(reached, low[-1], np.inf))
+    return Bounds(np.stack(low, axis=-1), np.stack(high, axis=-1))
+
+
+def _elsewhere(other: Arm, ours: Arm, scale: Scale) -> dict[tuple[str, float], Estimate]:
+    """The ratio of steps to other heights than the threshold."""
+
+    def ratio(heights: NDArray[np.float64], values_of: Callable[[Arm], Sequence[NDArray[np.float64]]]) -> Estimate:
+        steps = [_bounds(arm.runs, values_of(arm), heights, [run.steps for run in arm.runs]) for arm in (other, ours)]
+        return estimate_ratio(*steps, _rng())
+
+    found = {(scale.unit, at): ratio(at / 100 * scale.tops, lambda arm: arm.points) for at in OTHER_SCORES}
+    if scale.unit != SUCCESS and other.success is not None and ours.success is not None:
+        fixed = np.full(1 + RESAMPLES, OTHER_SUCCESS)
+        found[SUCCESS, OTHER_SUCCESS] = ratio(fixed, lambda arm: [100 * run.success for run in arm.runs])
+    return found
 
 
 def _values_at(runs: Sequence[Run], values: Sequence[NDArray[np.float64]], step: int) -> NDArray[np.float64]:
@@ -369,11 +422,8 @@ def _notes(tasks: Sequence[Task]) -> list[str]:
         if few:
             notes.append(f"{name}: fewer than {ENOUGH} seeds: {', '.join(few)}. What is said of them is provisional.")
         for arm in task.arms.values():
-            notes += [
-                f"{name}: {code_span(arm.name)} seed {run.seed} is unfinished, at {int(run.steps[-1]):,} of "
-                f"{run.facts.budget:,.0f} steps."
-                for run in arm.unfinished
-            ]
+            notes += [f"{name}: {_unfinished(run)}." for run in arm.unfinished]
+        notes += [f"{name}: {_unfinished(run)}, and left out." for run in task.left_out]
         unknown = [code_span(arm.name) for arm in task.arms.values() if any(run.finished is None for run in arm.runs)]
         if unknown:
             notes.append(f"{name}: whether all runs are finished is not known of {', '.join(unknown)}.")
@@ -381,6 +431,11 @@ def _notes(tasks: Sequence[Task]) -> list[str]:
         if absent:
             notes.append(f"{name}: no runs of {', '.join(absent)}.")
     return notes
+
+
+def _unfinished(run: Run) -> str:
+    at, budget = int(run.steps[-1]), run.facts.budget
+    return f"{code_span(run.arm)} seed {run.seed} is unfinished, at {at:,} of {budget:,.0f} steps"
 
 
 def _rng() -> np.random.Generator:

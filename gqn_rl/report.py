@@ -58,6 +58,8 @@ def to_markdown(report: Report) -> str:
     if report.notes:
         parts += ["## Before you believe it", _bullets(report.notes)]
     parts += ["## Environment steps to 90", *_pictures(report, STEPS_PICTURE), *map(_steps_table, report.tasks)]
+    if any(task.comparisons for task in report.tasks):
+        parts += ["### At other heights", *_elsewhere_tables(report.tasks)]
     parts += ["## Learning curves", *_pictures(report, CURVES_PICTURE), *map(_scores_table, report.tasks)]
     if report.pooled:
         rows = [[code_span(arm), _interval(each, "{:.1f}")] for arm, each in report.pooled.items()]
@@ -84,10 +86,12 @@ _METHOD: Final = (
     "*Mean* is the interquartile mean over seeds (a quarter of the seeds, rounded down, left out at either end).",
     f"*Intervals* are 95 % percentile intervals of a stratified bootstrap over seeds ({RESAMPLES:,} resamples, seed "
     f"{SEED}). Censored runs are at their least for the lower end and unbounded for the upper one, and the other way "
-    f"round for `{OURS}` in the denominator of a ratio. Intervals do not hold what the oracle's own score is uncertain "
-    "by, and those of few seeds are known to be too narrow.",
+    f"round for `{OURS}` in the denominator of a ratio. The oracle's seeds, which say where 100 lies, are resampled as "
+    "well for steps, times and ratios, not for scores and curves. Intervals of few seeds are known to be too narrow.",
     f"*Ratio.* Mean steps to 90 of an arm, divided by those of `{OURS}`. A claim is the lower end of its interval, "
-    "rounded to the cautious side; ends of intervals of ratios are rounded outwards.",
+    "rounded to the cautious side; ends of intervals of ratios are rounded outwards. The same ratios at other heights "
+    "show how much 90 decides.",
+    "*Unfinished runs* are left out where their arm has finished ones.",
     "*Score at a step* is that of the last evaluation at or before it; *area under the curve* is the mean height of "
     "the curve over the steps that every arm was evaluated at. Runs that did not get there are left out, with a count.",
     f"*Pretraining has paid for itself* after as many tasks as its frames hold the steps that `{OURS}` saves beside "
@@ -131,6 +135,21 @@ def _steps_table(task: Task) -> str:
     return f"**{code_span(task.name)}** ({task.scale.unit})\n\n" + _table(header, rows)
 
 
+def _elsewhere_tables(tasks: Sequence[Task]) -> list[str]:
+    """How many times the steps of ours each arm needs to other heights than the threshold."""
+    tables = []
+    for task in tasks:
+        heights = list(dict.fromkeys(height for each in task.comparisons.values() for height in each.elsewhere))
+        rows = []
+        for name, comparison in task.comparisons.items():
+            found = [comparison.elsewhere.get(height) for height in heights]
+            rows.append([code_span(name), *("" if each is None else " ".join(show_ratio(each)) for each in found)])
+        if rows:
+            header = ("arm", *(f"{unit} {at:.0f}{' %' if unit == SUCCESS else ''}" for unit, at in heights))
+            tables.append(f"**{code_span(task.name)}**: ratio to {code_span(OURS)}\n\n" + _table(header, rows))
+    return tables
+
+
 def _scores_table(task: Task) -> str:
     """Score and success at fixed budgets, and the area under the curve."""
     steps = sorted({step for arm in task.arms.values() for step in arm.at})
@@ -153,10 +172,10 @@ def _scores_table(task: Task) -> str:
 
 
 def _cost_table(task: Task) -> str:
-    ours = task.arms[OURS].fact("replay_bytes") if OURS in task.arms else None
+    ours = _bytes_a_step(task.arms[OURS]) if OURS in task.arms else None
     rows = []
     for arm in task.arms.values():
-        memory, updates = arm.fact("replay_bytes"), arm.fact("updates")
+        memory, a_step, updates = arm.fact("replay_bytes"), _bytes_a_step(arm), arm.fact("updates")
         pace = float(
             np.median([1_000 * run.wall_s[-1] / run.steps[-1] for run in arm.runs if run.steps[-1]] or [math.nan])
         )
@@ -169,11 +188,28 @@ def _cost_table(task: Task) -> str:
                 "" if arm.wall is None else _between(arm.wall.low / 60, arm.wall.high / 60, "{:.1f}"),
                 UNKNOWN if updates is None else f"{updates:,.0f}",
                 UNKNOWN if memory is None else f"{memory / 2**20:,.1f}",
-                UNKNOWN if memory is None or not ours else f"{memory / ours:.3g}",
+                UNKNOWN if a_step is None else f"{a_step / 2**10:,.2f}",
+                UNKNOWN if a_step is None or not ours else f"{a_step / ours:.3g}",
             ]
         )
-    header = ("arm", "steps", "minutes", "s / 1,000 steps", "minutes to 90", "updates", "replay, MiB", f"x {OURS}")
+    header = (
+        "arm",
+        "steps",
+        "minutes",
+        "s / 1,000 steps",
+        "minutes to 90",
+        "updates",
+        "replay, MiB",
+        "KiB a step",
+        f"x {OURS}",
+    )
     return f"**{code_span(task.name)}** (medians over runs; minutes to 90: mean)\n\n" + _table(header, rows)
+
+
+def _bytes_a_step(arm: Arm) -> float | None:
+    """The replay buffer's, over the budget, which differs between arms; less than a transition's if it holds fewer."""
+    memory, budget = arm.fact("replay_bytes"), arm.fact("budget")
+    return memory / budget if memory is not None and budget else None
 
 
 def _break_even_table(tasks: Sequence[Task]) -> list[str]:
@@ -353,7 +389,11 @@ def _measures(report: Report) -> list[Sequence[Any]]:
             add(task.name, arm.name, "steps_to_90", "", arm.steps, len(arm.runs))
             add(task.name, arm.name, "wall_s_to_90", "", arm.wall, len(arm.runs))
             if arm.name in task.comparisons:
-                add(task.name, arm.name, f"ratio_to_{OURS}", "", task.comparisons[arm.name].ratio, len(arm.runs))
+                compared = task.comparisons[arm.name]
+                add(task.name, arm.name, f"ratio_to_{OURS}", "", compared.ratio, len(arm.runs))
+                for (unit, height), ratio in compared.elsewhere.items():
+                    measure = f"ratio_to_{OURS}_in_{unit.replace(' ', '_')}"
+                    add(task.name, arm.name, measure, int(height), ratio, len(arm.runs))
             for step, (score, success, count) in arm.at.items():
                 add(task.name, arm.name, task.scale.unit.replace(" ", "_"), step, score, count)
                 if task.scale.unit != SUCCESS:

@@ -36,7 +36,7 @@ class Facts:
     replay_bytes: float | None = None  #: of the replay buffer, full
     updates: float | None = None  #: gradient updates of the whole run
     pretraining_frames: float | None = None  #: that the encoder was pretrained on
-    pretraining_cpu_s: float | None = None  #: core seconds of recording and pretraining
+    pretraining_cpu_s: float | None = None  #: core seconds of pretraining, by the encoder's card
     views: float | None = None  #: images in an observation
     versions: Mapping[str, Any] = field(default_factory=dict)  #: package: its version
 

@@ -28,7 +28,11 @@ HELD: Final = 3
 
 
 class Bounds(NamedTuple):
-    """Values (..., n), each known to lie from ``low`` to ``high``: equal if observed, ``high`` inf if censored."""
+    """Values (..., n), each known to lie from ``low`` to ``high``: equal if observed, ``high`` inf if censored.
+
+    Estimates take (n,), or (1 + RESAMPLES, n) where what is measured depends on something that is uncertain itself,
+    such as a scale: first the values as they are, then those that each resample of it would have led to.
+    """
 
     low: Floats
     high: Floats
@@ -38,6 +42,11 @@ class Bounds(NamedTuple):
         """Values that were observed."""
         array = np.asarray(values, float)
         return cls(array, array)
+
+    @property
+    def observed(self) -> Bounds:
+        """The values as they are, (n,), without those of resamples."""
+        return Bounds(self.low[0], self.high[0]) if self.low.ndim > 1 else self
 
     @property
     def censored(self) -> NDArray[np.bool_]:
@@ -62,7 +71,7 @@ class Estimate(NamedTuple):
 # Runs ---------------------------------------------------------------------------------------------------------
 
 
-def steps_to(steps: ArrayLike, scores: ArrayLike, threshold: float) -> tuple[int, bool]:
+def steps_to(steps: ArrayLike, scores: ArrayLike, threshold: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """The evaluation at which a run reached ``threshold``, as an index, and whether it reached it at all.
 
     Reached is it at the first of :data:`HELD` evaluations in a row that are at ``threshold`` or above. A run that never
@@ -72,18 +81,18 @@ def steps_to(steps: ArrayLike, scores: ArrayLike, threshold: float) -> tuple[int
     Args:
         steps: (n,) of the evaluations, rising; n >= 1.
         scores: (n,) of the same evaluations.
-        threshold: in units of ``scores``.
+        threshold: in units of ``scores``; of any shape, which is that of both results.
     """
-    above = np.asarray(scores) >= threshold
-    count = len(np.asarray(steps))
-    if above.shape != (count,) or not count:
-        raise ValueError(f"steps and scores must be of one length, at least 1; got {count} and {above.shape}")
-    run = 0
-    for index, reached in enumerate(above):
-        run = run + 1 if reached else 0
-        if run == HELD:
-            return index - HELD + 1, True
-    return count - max(run, 1), False
+    height, wanted, count = np.asarray(scores, float), np.asarray(threshold, float), len(np.asarray(steps))
+    if height.shape != (count,) or not count:
+        raise ValueError(f"steps and scores must be of one length, at least 1; got {count} and {height.shape}")
+    held = np.lib.stride_tricks.sliding_window_view(height, HELD).min(axis=-1) if count >= HELD else height[:0]
+    index = np.searchsorted(np.maximum.accumulate(held), wanted)
+    reached = index < len(held)
+    # From each of the last evaluations on, how low the run was to its end: fewer than HELD, or it had reached it.
+    ends = np.minimum.accumulate(height[:-HELD:-1])
+    at_end = np.sum(ends >= wanted[..., None], axis=-1)
+    return np.where(reached, index, count - np.maximum(at_end, 1)), reached
 
 
 def value_at(steps: ArrayLike, scores: ArrayLike, step: float) -> float:
@@ -162,7 +171,7 @@ def percentile_interval(samples: Floats, confidence: float = CONFIDENCE) -> tupl
 
 
 def estimate_mean(values: Bounds, rng: np.random.Generator) -> Estimate:
-    """Interquartile mean of ``values`` (n,), n >= 1, whatever their order."""
+    """Interquartile mean of ``values``, n >= 1, whatever their order."""
     return _estimate([values], lambda lows, highs: (interquartile_mean(lows[0]), interquartile_mean(highs[0])), rng)
 
 
@@ -176,7 +185,7 @@ def estimate_pooled_mean(strata: Sequence[Bounds], rng: np.random.Generator) -> 
 
 
 def estimate_ratio(numerator: Bounds, denominator: Bounds, rng: np.random.Generator) -> Estimate:
-    """Ratio of the interquartile means of two groups of runs (n,) and (m,), positive, each resampled by itself.
+    """Ratio of the interquartile means of two groups of n and m runs, positive, each resampled by itself.
 
     ``lower`` is what may be claimed: for the least that the numerator's censored runs can have needed, and for the most
     that the denominator's can. It is 0 where a censored denominator leaves nothing to claim.
@@ -199,17 +208,24 @@ def _estimate(
     """Bounds and interval of ``statistic``, which maps lower and upper values (..., n_i) to one of each."""
     ordered = []
     for low, high in strata:
-        order = np.lexsort((high, low))  # the order of the runs must not decide what is drawn
-        ordered.append(np.stack([low[order], high[order]], axis=-1))
+        order = np.lexsort((high, low), axis=-1)  # the order of the runs must not decide what is drawn
+        ordered.append(np.stack([np.take_along_axis(each, order, axis=-1) for each in (low, high)], axis=-1))
 
     def both(*drawn: Floats) -> Floats:
         return np.stack(statistic([each[..., 0] for each in drawn], [each[..., 1] for each in drawn]), axis=-1)
 
-    low, high = both(*ordered)
-    if min(map(len, ordered)) < 2:
+    low, high = both(*(values[0] if values.ndim > 2 else values for values in ordered))
+    if min(values.shape[-2] for values in ordered) < 2:
         return Estimate(float(low), float(high), float("nan"), float("nan"))
-    lower, upper = percentile_interval(stratified_bootstrap(ordered, both, rng))
+    lower, upper = percentile_interval(both(*(_resampled(values, rng) for values in ordered)))
     return Estimate(float(low), float(high), float(lower[0]), float(upper[1]))
+
+
+def _resampled(values: Floats, rng: np.random.Generator) -> Floats:
+    """Resamples (RESAMPLES, n, 2) of ``values``: (n, 2), or (1 + RESAMPLES, n, 2) with those of each resample."""
+    count = values.shape[-2]
+    chosen = rng.integers(count, size=(RESAMPLES, count))
+    return values[chosen] if values.ndim == 2 else np.take_along_axis(values[1:], chosen[..., None], axis=1)
 
 
 class Band(NamedTuple):

@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gqn_rl.statistics import (
+    HELD,
+    RESAMPLES,
     Bounds,
     area_under_curve,
     estimate_mean,
@@ -66,6 +68,26 @@ def test_a_censored_run_is_never_said_to_need_more_than_it_turns_out_to(scores: 
     later, reached_later = steps_to(range(len(longer)), longer, 90)
     assert later == index if reached else later >= index
     assert reached_later or not reached
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.sampled_from([0.0, 89.0, 90.0, 100.0]), min_size=1, max_size=20),
+    st.lists(st.sampled_from([-1.0, 0.0, 89.5, 90.0, 95.0, 101.0]), max_size=6),
+)
+def test_steps_to_many_thresholds_are_those_of_going_through_the_run(
+    scores: list[float], thresholds: list[float]
+) -> None:
+    def slowly(threshold: float) -> tuple[int, bool]:
+        run = 0
+        for index, score in enumerate(scores):
+            run = run + 1 if score >= threshold else 0
+            if run == HELD:
+                return index - HELD + 1, True
+        return len(scores) - max(run, 1), False
+
+    index, reached = steps_to(range(len(scores)), scores, thresholds)
+    assert [*zip(index.tolist(), reached.tolist(), strict=True)] == [slowly(threshold) for threshold in thresholds]
 
 
 def test_scores_must_belong_to_steps() -> None:
@@ -154,6 +176,17 @@ def test_one_censored_run_of_many_leaves_a_claim() -> None:
     values = censor([5.0] * 39 + [99.0], 50)
     assert estimate_mean(values, rng()) == (5, 5, 5, 5)
     assert estimate_ratio(Bounds.exactly([60.0] * 5), values, rng()) == (12, 12, 12, 12)
+
+
+def test_values_of_each_resample_are_drawn_with_it() -> None:
+    """The same values for every resample change nothing; other ones are what the interval is made of."""
+    values = censor([10.0, 20.0, 30.0, 99.0], 50)
+    same = Bounds(*(np.tile(each, (1 + RESAMPLES, 1)) for each in values))
+    assert estimate_mean(same, rng()) == estimate_mean(values, rng())
+    low = np.concatenate([[[10.0, 10.0]], np.full((RESAMPLES // 2, 2), 8.0), np.full((RESAMPLES // 2, 2), 14.0)])
+    assert estimate_mean(Bounds.exactly(low), rng()) == (10, 10, 8, 14)
+    # Of a ratio both sides belong to the same resample: 8 / 8 and 14 / 14, never 8 / 14.
+    assert estimate_ratio(Bounds.exactly(low), Bounds.exactly(low), rng()) == (1, 1, 1, 1)
 
 
 def test_one_run_has_no_interval() -> None:
