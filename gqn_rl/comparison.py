@@ -329,8 +329,10 @@ def _elsewhere(other: Arm, ours: Arm, scale: Scale) -> dict[tuple[str, float], E
     """The ratio of steps to other heights than the threshold."""
 
     def ratio(heights: NDArray[np.float64], values_of: Callable[[Arm], Sequence[NDArray[np.float64]]]) -> Estimate:
-        steps = [_bounds(arm.runs, values_of(arm), heights, [run.steps for run in arm.runs]) for arm in (other, ours)]
-        return estimate_ratio(*steps, _rng())
+        theirs, own = (
+            _bounds(arm.runs, values_of(arm), heights, [run.steps for run in arm.runs]) for arm in (other, ours)
+        )
+        return estimate_ratio(theirs, own, _rng())
 
     found = {(scale.unit, at): ratio(at / 100 * scale.tops, lambda arm: arm.points) for at in OTHER_SCORES}
     if scale.unit != SUCCESS and other.success is not None and ours.success is not None:
