@@ -223,7 +223,8 @@ def _without_unfinished(groups: Mapping[str, list[Run]]) -> tuple[dict[str, list
     for arm, runs in groups.items():
         over = [run for run in runs if run.finished is not False]
         kept[arm] = over or runs
-        left_out += [run for run in runs if run not in kept[arm]]
+        if over:
+            left_out += [run for run in runs if run.finished is False]
     return kept, left_out
 
 
