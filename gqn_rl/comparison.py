@@ -92,8 +92,9 @@ class Arm:
     name: str
     runs: list[Run]
     points: list[NDArray[np.float64]]
-    reached: Bounds | None  #: environment steps to the threshold; None on a scale that has none
-    redrawn: Bounds | None  #: the same, and with each resample of the oracle (1 + RESAMPLES, n)
+    #: Environment steps to the threshold, and with each resample of the oracle (1 + RESAMPLES, n); None on a scale that
+    #: has none.
+    redrawn: Bounds | None
     steps: Estimate | None  #: of these
     wall: Estimate | None  #: wall-clock seconds to the threshold
     curve: Curve
@@ -103,6 +104,11 @@ class Arm:
     area: Estimate | None
     final: NDArray[np.float64]  #: points at the common budget of the runs that got there
     profile: Band | None
+
+    @property
+    def reached(self) -> Bounds | None:
+        """Environment steps to the threshold (n,); None on a scale that has none."""
+        return None if self.redrawn is None else self.redrawn.observed
 
     @property
     def unfinished(self) -> list[Run]:
@@ -297,7 +303,6 @@ def _arm(name: str, runs: list[Run], scale: Scale, span: tuple[int, int]) -> Arm
         name,
         runs,
         points,
-        None if redrawn is None else redrawn.observed,
         redrawn,
         steps,
         wall,

@@ -248,9 +248,11 @@ def test_unfinished_runs_are_marked_and_censored_where_they_stand(tmp_path: Path
     assert arm.reached is not None
     assert list(arm.reached.low) == [400, 600]
     assert arm.reached.censored.all()
+    assert report.tasks[0].span == (100, 1_000)
     page = to_markdown(report)
     assert "`pixels` seed 0 is unfinished, at 400 of 1,000 steps." in page
     assert "| `pixels` | 2 (2 unfinished) | 0 of 2 |" in page
+    assert "(1 of 2 runs)" in page
 
 
 def test_an_unfinished_run_beside_finished_ones_changes_nothing_but_a_note(tmp_path: Path) -> None:
