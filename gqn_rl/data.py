@@ -329,7 +329,7 @@ def record(
     folder: Path,
     make_source: Callable[[str, Mapping[str, Any]], SceneSource],
     workers: int,
-    progress: Callable[[int], None],
+    progress: Callable[[int], object],
 ) -> Manifest:
     """Record ``config`` into ``folder`` with ``workers`` processes; returns the finished manifest.
 

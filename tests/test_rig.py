@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 from gqn_rl import CAMERA_RIG
-from gqn_rl import cli as command_line
 from gqn_rl.agents.training import TrainConfig
 from gqn_rl.cameras import project
-from gqn_rl.cli import main, make_scene_source
+from gqn_rl.cli import main
+from gqn_rl.commands.scenes import make_scene_source
+from gqn_rl.commands.train import rig_to_train
 from gqn_rl.data import BlockPlan, RecordConfig, describe_source, load_manifest, set_scene
 from gqn_rl.encoder import GQNEncoder, load_encoder
 from gqn_rl.envs.rig import CameraRig, rig_for
@@ -434,7 +435,7 @@ def test_the_command_line_makes_the_rig(tmp_path: Path, capsys: pytest.CaptureFi
     # A policy's rig is the one that its encoder was trained with.
     def rig_of(**config: Any) -> Any:
         values = {"total_steps": 1, "env": {"id": REACHER}, **config}
-        return command_line._rig_to_train(TrainConfig.from_mapping(values), frozen if config.get("encoder") else None)
+        return rig_to_train(TrainConfig.from_mapping(values), frozen if config.get("encoder") else None)
 
     assert rig_of(encoder=str(encoder)) == kwargs
     assert rig_of(encoder=str(encoder), env={"id": REACHER, "kwargs": {"views": 3}}) == {**kwargs, "views": 3}
