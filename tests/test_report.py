@@ -482,6 +482,20 @@ def test_command_line_makes_the_whole_report_twice_the_same(
     assert str(tmp_path) not in page
 
 
+def test_some_tasks_alone_are_as_if_there_were_no_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    both, one = tmp_path / "both", tmp_path / "one"
+    write_task(both)
+    write_task(both, task="other")
+    write_task(one, task="other")
+    assert main(["report", str(both), "--tasks", "other", "--out", str(tmp_path / "chosen")]) == 0
+    assert main(["report", str(one), "--out", str(tmp_path / "alone")]) == 0
+    assert (tmp_path / "chosen" / PAGE).read_text() == (tmp_path / "alone" / PAGE).read_text()
+    capsys.readouterr()
+    assert main(["report", str(both), "--tasks", "other,another", "--out", str(tmp_path / "none")]) == 2
+    assert "'another'" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
 def test_report_into_its_own_results_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_task(tmp_path, seeds=1)
     assert main(["report", str(tmp_path), "--out", str(tmp_path / "report")]) == 2

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from gqn_rl.commands.options import names
 from gqn_rl.config import UserError
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``report``."""
     parser.add_argument("results", type=Path, metavar="RESULTS", help="a folder with the runs' CSV files, at any depth")
+    parser.add_argument("--tasks", type=names, metavar="A,B", help="only these (default: all)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the report's folder; written anew")
 
 
@@ -36,6 +38,12 @@ def run(options: argparse.Namespace) -> None:
         )
     if options.out.resolve().is_relative_to(options.results.resolve()):
         raise UserError(f"--out {options.out} lies in {options.results}, whose CSV files are read; choose another")
-    report = analyse(*read_results(options.results))
+    runs, notes = read_results(options.results)
+    tasks = sorted({run.task for run in runs})
+    if unknown := [name for name in options.tasks or () if name not in tasks]:
+        raise UserError(
+            f"--tasks: no task {', '.join(map(repr, unknown))} in {options.results}, only {', '.join(tasks)}"
+        )
+    report = analyse([run for run in runs if options.tasks is None or run.task in options.tasks], notes)
     for path in [*write_tables(options.out, report), *draw_figures(options.out, report)]:
         print(path)
