@@ -11,6 +11,7 @@ from typing import Any, Final, Self
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from stable_baselines3 import SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 from tqdm import tqdm
@@ -26,7 +27,7 @@ from gqn_rl.agents.build import (
     see_with,
 )
 from gqn_rl.agents.callbacks import Clock, EvaluationCallback, ProgressCallback, StretchCallback
-from gqn_rl.agents.checkpoints import Checkpoint, latest_checkpoint, model_bytes
+from gqn_rl.agents.checkpoints import Checkpoint, latest_checkpoint, model_bytes, newest_step
 from gqn_rl.agents.evaluation import Evaluation, deterministic, evaluate, uniform_random
 from gqn_rl.agents.interrupts import StopRequest, TrainingInterrupted
 from gqn_rl.agents.reporting import describe, film, say, scores
@@ -164,8 +165,7 @@ def train(folder: Path, config: TrainConfig, encoder: SceneEncoder | None = None
 
         def check_stop() -> None:
             if stop.received:
-                kept, _ = latest_checkpoint(run.checkpoints)
-                raise TrainingInterrupted(model.num_timesteps, kept.step if kept else 0)
+                raise TrainingInterrupted(model.num_timesteps, newest_step(run.checkpoints))
 
         # In this process a larger batch of episodes saves encoder calls; in workers it would cost processes.
         batch = config.n_envs if config.workers == "subprocess" else EVALUATION_BATCH
@@ -255,6 +255,10 @@ def fresh_model(
     if config.finetune:
         if not isinstance(encoder, GQNEncoder):
             raise UserError(f"finetune needs an encoder of gqn-rl's own, got {config.encoder!r}")
+        if not issubclass(algorithm, SAC):
+            raise UserError(
+                f"finetune trains the encoder by SAC's critics, but algorithm.id is {config.algorithm.id!r}"
+            )
         policy = FINETUNING_POLICY
         pretrained = {"pretrained": encoder.without_generator()}
         kwargs = {**kwargs, "policy_kwargs": {**kwargs.get("policy_kwargs", {}), **pretrained}}

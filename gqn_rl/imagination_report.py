@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from gqn_rl.algebra import Algebra, AlgebraPlan
 from gqn_rl.config import UserError
-from gqn_rl.files import atomic_path, write_json
+from gqn_rl.files import atomic_path, strangers, write_json
 from gqn_rl.imagination import NORMAL_95, Row
 from gqn_rl.map_imagination import MapRow
 from gqn_rl.pictures import grid, save_png, to_uint8
@@ -53,11 +53,8 @@ def claim(folder: Path) -> None:
     """Raise :class:`UserError` unless ``folder`` is free, or holds unfinished work of this kind."""
     if (folder / SUMMARY).exists():
         raise UserError(f"{folder} holds a finished {SUMMARY}, which is never overwritten; choose another --out")
-    if folder.is_dir():
-        ours = {".lock", TABLE, CURVES, VIEWS, ALGEBRA, MAP_TABLE, MAP_CURVES, MAP_VIEWS}
-        strangers = sorted(path.name for path in folder.iterdir() if path.name not in ours and ".tmp" not in path.name)
-        if strangers:
-            raise UserError(f"{folder} is not empty (it has {strangers[0]}); choose another --out")
+    if others := strangers(folder, (TABLE, CURVES, VIEWS, ALGEBRA, MAP_TABLE, MAP_CURVES, MAP_VIEWS)):
+        raise UserError(f"{folder} is not empty (it has {others[0]}); choose another --out")
 
 
 def print_table(rows: Sequence[Row]) -> None:

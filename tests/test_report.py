@@ -17,11 +17,12 @@ import pytest
 from PIL import Image
 
 from gqn_rl.cli import main
-from gqn_rl.comparison import CURVES_PICTURE, NORMALISED, SCORE, SUCCESS, Report, Task, analyse
+from gqn_rl.comparison import CURVES_PICTURE, NORMALISED, SCORE, SEED, SUCCESS, Report, Task, analyse
 from gqn_rl.config import UserError
 from gqn_rl.report import PAGE, RUNS, TABLES, to_markdown, write_tables
 from gqn_rl.report_figures import draw_figures
 from gqn_rl.results import COLUMNS, read_results
+from gqn_rl.statistics import stratified_bootstrap
 
 #: Of a made-up task: random actions score this, the oracle that.
 RANDOM, ORACLE = -8.0, 24.0
@@ -283,6 +284,16 @@ def test_intervals_hold_what_the_oracle_is_uncertain_by(tmp_path: Path) -> None:
     ratio = task.comparisons["pixels"].ratio
     assert (ratio.low, ratio.high, ratio.lower, ratio.upper) == (2.5, 2.5, 2.5, math.inf)
     assert task.arms["gqn"].steps == (200, 200, 200, 200)  # wherever 100 lies
+
+
+def test_an_arm_of_as_many_seeds_is_not_resampled_in_step_with_the_oracle(tmp_path: Path) -> None:
+    ends = [90.0, 95.0, 100.0, 105.0, 110.0]
+    for seed, end in enumerate(ends):
+        write_run(tmp_path, "state", seed, [end] * EVALUATIONS)
+    tops = only_task(tmp_path).scale.tops[1:]
+    arm = stratified_bootstrap([np.array(ends)], lambda drawn: drawn.mean(axis=1), np.random.default_rng(SEED))
+    assert tops.std() == pytest.approx(arm.std(), rel=0.05)
+    assert abs(np.corrcoef(tops, arm)[0, 1]) < 0.05
 
 
 def test_arms_are_compared_at_other_heights(tmp_path: Path) -> None:

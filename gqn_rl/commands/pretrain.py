@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -64,7 +65,7 @@ def run(options: argparse.Namespace) -> None:
     from gqn_rl.data import load_manifest
     from gqn_rl.deepmind import PREFIX, find_layout, parse_spec
     from gqn_rl.parallel import joined
-    from gqn_rl.pretrain_run import claim, follow, run
+    from gqn_rl.pretrain_run import Log, claim, follow, run
     from gqn_rl.pretraining import PretrainConfig, Pretraining
 
     overrides = given(steps=options.steps, seed=options.seed, start_from=options.start_from)
@@ -88,11 +89,16 @@ def run(options: argparse.Namespace) -> None:
         if not world.leads:
             follow(pretraining, options.out, lambda: request.received)
             return
-        tracker = Tracker(options.wandb, options.out, options.out.name, config.to_dict())
-        try:
-            run(pretraining, options.out, tracker.log, lambda: request.received)
-        finally:
-            tracker.close()
+
+        @contextlib.contextmanager
+        def tracking() -> Iterator[Log]:
+            tracker = Tracker(options.wandb, options.out, options.out.name, config.to_dict())
+            try:
+                yield tracker.log
+            finally:
+                tracker.close()
+
+        run(pretraining, options.out, tracking, lambda: request.received)
     print(f"{options.out}: encoder.safetensors, encoder.json, gallery.png. Judge it: gqn-rl probe {options.out}")
 
 

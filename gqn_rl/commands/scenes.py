@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from gqn_rl import CAMERA_RIG
+from gqn_rl.cameras import check_camera
 from gqn_rl.config import UserError
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ def make_scene_source(env_id: str, env_kwargs: Mapping[str, Any]) -> SceneSource
     source = make_env(env_id, env_kwargs).unwrapped
     if not isinstance(source, SceneSource):
         raise UserError(f"env {env_id!r} is no scene source (see gqn_rl.types.SceneSource for what one offers)")
+    check_camera(source.camera_metadata)
     return source
 
 
@@ -49,10 +51,10 @@ def scenes_to_probe(options: argparse.Namespace, recipe: Mapping[str, Any] | Non
     from gqn_rl.hub import find_reference
 
     if options.env is not None and rig_factors(options.env) is not None:
-        recorded = recipe["env_kwargs"] if recipe is not None and recipe["env"] == CAMERA_RIG else {}
-        same = recorded.get("env_id") == options.env
-        return CAMERA_RIG, recorded if same else {"env_id": options.env}
-    if options.env is not None and (recipe is None or options.env != recipe["env"]):
+        rigged = recipe is not None and recipe["env"] == CAMERA_RIG
+        if recipe is None or not rigged or recipe["env_kwargs"].get("env_id") != options.env:
+            return CAMERA_RIG, {"env_id": options.env}
+    elif options.env is not None and (recipe is None or options.env != recipe["env"]):
         return options.env, {}
     if recipe is None:
         raise UserError(f"{options.encoder} does not say what it was trained on; give its scenes with --env")
