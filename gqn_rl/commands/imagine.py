@@ -52,29 +52,16 @@ def run(options: argparse.Namespace) -> None:
       gqn-rl imagine arm-reach --out runs/imagine
     """
     import contextlib
-    from itertools import chain, islice
 
     from tqdm import tqdm
 
     from gqn_rl.agents.interrupts import StopRequest
-    from gqn_rl.algebra import AlgebraPlan, add_up, choose_factors, draw, photograph_blocks
+    from gqn_rl.algebra import AlgebraPlan, choose_factors
     from gqn_rl.encoder import GQNEncoder, load_encoder
     from gqn_rl.files import locked
-    from gqn_rl.imagination import ImaginationPlan, gallery, imagine, photograph, table
-    from gqn_rl.imagination_report import (
-        ALGEBRA_ROWS,
-        ALGEBRA_VIEWS,
-        MAP_SCENES,
-        SCENES,
-        claim,
-        print_algebra,
-        print_maps,
-        print_table,
-        summarise_algebra,
-        write_maps,
-        write_report,
-    )
-    from gqn_rl.map_imagination import MapPlan, map_gallery, map_table, measure_maps, photograph_maps
+    from gqn_rl.imagination import ImaginationPlan
+    from gqn_rl.imagination_report import ALGEBRA_VIEWS, Plans, claim, examine, print_findings, write_findings
+    from gqn_rl.map_imagination import MapPlan
     from gqn_rl.types import Mapped
 
     claim(options.out)
@@ -83,51 +70,21 @@ def run(options: argparse.Namespace) -> None:
         raise UserError(f"{options.encoder} has no GQN that could draw")
     env, env_kwargs = scenes_to_probe(options, encoder.card.get("data"))
     sigma = encoder.card.get("pretraining", {}).get("sigma", {}).get("end", 0.1)
-    plan = ImaginationPlan(options.seed, options.scenes, options.views, options.samples, sigma)
     with contextlib.ExitStack() as stack:
         source = make_scene_source(env, env_kwargs)
         stack.callback(getattr(source, "close", lambda: None))
         encoder.check(source.camera_metadata)
         factors = choose_factors(source, tuple(options.factors) if options.factors else None)
-        sums = None if factors is None else AlgebraPlan(options.seed, options.blocks, factors, ALGEBRA_VIEWS)
-        walks = MapPlan(options.seed, options.scenes, options.walk) if isinstance(source, Mapped) else None
-        options.out.mkdir(parents=True, exist_ok=True)
+        plans = Plans(
+            ImaginationPlan(options.seed, options.scenes, options.views, options.samples, sigma),
+            None if factors is None else AlgebraPlan(options.seed, options.blocks, factors, ALGEBRA_VIEWS),
+            MapPlan(options.seed, options.scenes, options.walk) if isinstance(source, Mapped) else None,
+        )
         stack.enter_context(locked(options.out))
         claim(options.out)
-        frames = plan.frames + (sums.frames if sums else 0) + (walks.frames if walks else 0)
-        with StopRequest() as request, tqdm(total=frames, unit="frame", smoothing=0, disable=None) as bar:
-            progress = stoppable(bar, request)
-            shots = photograph(source, plan, progress)
-            first = next(shots)
-            rows = table(imagine(encoder.gqn, chain([first], shots), plan))
-            added, drawn = None, []
-            if sums is not None:
-                blocks = photograph_blocks(source, sums, progress)
-                some = list(islice(blocks, ALGEBRA_ROWS))
-                added = add_up(encoder, chain(some, blocks))
-                drawn = [draw(encoder, block) for block in some]
-            map_rows, maps = [], []
-            if walks is not None:
-                walked = photograph_maps(source, walks, progress)
-                begun = next(walked)
-                map_rows = map_table(measure_maps(encoder.gqn, chain([begun], walked), walks), walks)
-                maps = map_gallery(encoder.gqn, begun, walks, MAP_SCENES)
-        print_table(rows)
-        if sums is not None and added is not None:
-            print_algebra(sums.factors, added)
-        if map_rows:
-            print_maps(map_rows)
-        facts = {
-            "encoder": encoder.fingerprint,
-            "env": env,
-            "env_kwargs": dict(env_kwargs),
-            "seed": plan.seed,
-            "scenes": plan.scenes,
-            "samples": plan.samples,
-            "sigma": plan.sigma,
-            "algebra": summarise_algebra(sums, added) if sums is not None and added is not None else None,
-            "map": [row._asdict() for row in map_rows],
-        }
-        written = write_maps(options.out, map_rows, maps, env) if map_rows else []
-        written += write_report(options.out, rows, gallery(encoder.gqn, first, plan, SCENES), drawn, facts)
+        with StopRequest() as request, tqdm(total=plans.frames, unit="frame", smoothing=0, disable=None) as bar:
+            found = examine(encoder, source, plans, stoppable(bar, request))
+        print_findings(plans, found)
+        facts = {"encoder": encoder.fingerprint, "env": env, "env_kwargs": dict(env_kwargs)}
+        written = write_findings(options.out, plans, found, facts)
         print(f"{options.out}: {', '.join(path.name for path in written)}")
