@@ -6,15 +6,15 @@ import argparse
 from typing import Any
 
 
-def add_overrides(parser: argparse.ArgumentParser, example: str) -> None:
-    """Add ``--set KEY=VALUE``, as ``overrides``."""
+def add_overrides(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add ``--set KEY=VALUE``, as ``overrides``; ``what`` says what is set."""
     parser.add_argument(
         "--set",
         dest="overrides",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help=f"any key of the configuration, such as {example}; may be repeated",
+        help=f"{what}; may be repeated",
     )
 
 

@@ -45,7 +45,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", metavar="D", help="cpu, cuda or auto (default)")
     parser.add_argument("--threads", type=positive, metavar="N", help="of the processor (default: all)")
     parser.add_argument("--wandb", choices=("offline", "online", "disabled"), default="offline", help="tracking")
-    add_overrides(parser, "objective.contrast=0")
+    add_overrides(parser, "any key of the configuration, such as objective.contrast=0")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -27,7 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scenes", type=positive, metavar="N", help="how many scenes")
     parser.add_argument("--seed", type=not_negative, metavar="N", help="of scenes and cameras")
     parser.add_argument("--workers", type=positive, default=_processors(), metavar="N", help="rendering processes")
-    add_overrides(parser, "env_kwargs.image_size=128")
+    add_overrides(parser, "any key of the configuration, such as env_kwargs.image_size=128")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -39,7 +39,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--encoder", metavar="E", help="a name, a path, module:Class, or none")
     parser.add_argument("--steps", type=int, metavar="N", help="environment steps to train for")
-    add_overrides(parser, "algorithm.kwargs.gamma=0.98")
+    add_overrides(parser, "any key of the configuration, such as algorithm.kwargs.gamma=0.98")
 
 
 def run(options: argparse.Namespace) -> None:

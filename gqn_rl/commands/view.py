@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from gqn_rl import CAMERA_RIG
-from gqn_rl.commands.options import not_negative, positive
+from gqn_rl.commands.options import add_overrides, not_negative, positive
 from gqn_rl.commands.scenes import check_one_env, make_scene_source, rig_factors
 from gqn_rl.config import UserError, parse_override
 
@@ -19,14 +19,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--views", type=positive, default=6, metavar="N", help="of each scene (default: 6)")
     parser.add_argument("--seed", type=not_negative, default=0, metavar="N", help="of scenes and cameras (default: 0)")
     parser.add_argument("--scale", type=positive, default=2, metavar="N", help="how much larger (default: 2 times)")
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="an argument of the environment, such as image_size=128; may be repeated",
-    )
+    add_overrides(parser, "an argument of the environment, such as image_size=128")
 
 
 def run(options: argparse.Namespace) -> None:
