@@ -35,7 +35,7 @@ format: $(ready) ## format and mend what ruff can
 	$(python) -m ruff format .
 	$(python) -m ruff check --fix .
 
-bench: $(ready) ## measure rendering, environments and pretraining (see benchmarks/README.md)
+bench: $(ready) ## measure rendering and pretraining (see benchmarks/README.md)
 	$(python) benchmarks/rendering.py
 	$(python) benchmarks/pretraining.py
 

@@ -8,6 +8,8 @@ The pipeline, one command each (`python train.py COMMAND --help`; installed: `gq
     train      learn control from the frozen scene vector         -> a policy   (the default)
     evaluate   replay a policy in episodes it never saw           -> numbers and a video
 
+Others: view, imagine, benchmark, report, push and doctor (`python train.py --help`).
+
 `python train.py` alone does the main job with an encoder that comes with the package: an arm learns to reach.
 """
 

@@ -262,9 +262,11 @@ def load_model(
 
     Raises :class:`UserError` if it observes or acts otherwise than ``venv`` has it.
     """
+    # Who only acts needs no replay buffer, and some cannot be made without environments (HerReplayBuffer).
+    acting: dict[str, Any] = {"replay_buffer_class": None, "replay_buffer_kwargs": {}, "buffer_size": 1, "n_steps": 1}
     try:
         with _buffers_take_n_steps():
-            model = algorithm.load(path, env=venv, device=device)
+            model = algorithm.load(path, env=venv, device=device, custom_objects=acting if venv is None else None)
     except ValueError as error:
         if "spaces do not match" not in str(error):
             raise
@@ -314,6 +316,8 @@ def _set_replay_buffer(
         for name in ("n_steps", "gamma")
         if name in takes and name in parameters
     }
+    if (arguments.get("replay_buffer_kwargs") or {}).get("copy_info_dict"):
+        raise UserError("replay_buffer_kwargs.copy_info_dict keeps infos, which checkpoints cannot hold; valid: false")
     if arguments.get("n_steps", 1) > 1 and "n_steps" not in takes:
         raise UserError(f"n_steps is {arguments['n_steps']}, but {buffer.__name__} has no n-step returns")
     arguments["replay_buffer_kwargs"] = {**told, **(arguments.get("replay_buffer_kwargs") or {})}

@@ -13,6 +13,7 @@ import io
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +106,11 @@ def latest_checkpoint(root: Path) -> tuple[Checkpoint | None, list[str]]:
     return None, []
 
 
+def newest_step(root: Path) -> int:
+    """The step of the newest checkpoint in ``root``, which is not read; 0 where there is none."""
+    return max((int(folder.name.removeprefix("step_")) for folder in _folders(root)), default=0)
+
+
 def has_replay(model: BaseAlgorithm) -> bool:
     """Whether ``model`` learns from a replay buffer."""
     return isinstance(getattr(model, "replay_buffer", None), ReplayBuffer)
@@ -130,7 +136,8 @@ def load_replay(path: Path, buffer: ReplayBuffer) -> None:
     with np.load(path, allow_pickle=False) as saved:
         buffer.pos, buffer.full = int(saved["pos"]), bool(saved["full"])
         for name, array in _arrays(buffer):
-            array[: len(saved[name])] = saved[name]
+            content = saved[name]  # read from the file each time that it is asked for
+            array[: len(content)] = content
 
 
 def cut_episodes(model: BaseAlgorithm) -> None:
@@ -150,7 +157,9 @@ def cut_episodes(model: BaseAlgorithm) -> None:
     buffer.dones[last] = 1
     truncate = getattr(buffer, "truncate_last_trajectory", None)  # HerReplayBuffer's own bookkeeping
     if truncate is not None:
-        truncate()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The last trajectory in the replay buffer will be truncated")
+            truncate()
 
 
 def model_bytes(model: BaseAlgorithm) -> memoryview:
@@ -161,9 +170,12 @@ def model_bytes(model: BaseAlgorithm) -> memoryview:
 
 
 def _arrays(buffer: ReplayBuffer) -> Iterator[tuple[str, NDArray[Any]]]:
-    """Every array of the buffer by name; those in a dict (Dict observations) as ``name/key``."""
+    """Every array of numbers of the buffer by name; those in a dict (Dict observations) as ``name/key``.
+
+    Objects are left out: a HerReplayBuffer's infos, which are empty (gqn_rl.agents.build refuses to fill them).
+    """
     for name, value in sorted(vars(buffer).items()):
-        if isinstance(value, np.ndarray):
+        if isinstance(value, np.ndarray) and not value.dtype.hasobject:
             yield name, value
         elif isinstance(value, dict):
             yield from ((f"{name}/{key}", item) for key, item in sorted(value.items()) if isinstance(item, np.ndarray))

@@ -66,7 +66,8 @@ def evaluate(
 ) -> Evaluation:
     """Run ``episodes`` episodes; episode i is the one that held-out seed ``first_seed + i`` gives.
 
-    The result does not depend on how many environments ``venv`` has, but for the rounding of batched arithmetic.
+    For a policy that goes by observations alone, the result does not depend on how many environments ``venv`` has, but
+    for the rounding of batched arithmetic.
     The process's generators are left as they were. ``check_stop`` is called before every step and may raise.
     """
     returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
@@ -96,7 +97,10 @@ def deterministic(model: BaseAlgorithm) -> Policy:
 
 
 def uniform_random(space: spaces.Space[Any], n_envs: int, seed: int) -> Policy:
-    """Actions drawn uniformly from ``space`` by a generator of its own, whatever is observed."""
+    """Actions drawn uniformly from ``space`` by a generator of its own, whatever is observed.
+
+    One after the other for ``n_envs`` environments, so that an episode's actions depend on their number.
+    """
     own = copy.deepcopy(space)
     own.seed(seed)
     return lambda observations: np.stack([own.sample() for _ in range(n_envs)])

@@ -17,10 +17,10 @@ import yaml
 
 import gqn_rl
 from gqn_rl.config import Config, UserError
-from gqn_rl.files import disk_errors, read_json, write_json, write_text
+from gqn_rl.files import disk_errors, is_leftover, read_json, strangers, write_json, write_text
 
 #: Packages whose version can change a result.
-PACKAGES: Final = ("torch", "stable-baselines3", "gymnasium", "mujoco", "numpy")
+PACKAGES: Final = ("torch", "stable-baselines3", "sb3-contrib", "gymnasium", "mujoco", "numpy")
 #: Keys of the configuration that may change while a run is unfinished: they do not touch its result.
 FREE_KEYS: Final = ("wandb",)
 
@@ -77,7 +77,7 @@ class RunFolder:
         """
         self.refuse_finished()
         for path in self.path.iterdir():
-            if path.name.startswith(".") and ".tmp" in path.name:  # a process was killed while it wrote this
+            if is_leftover(path):
                 path.unlink()
         if self.config.exists():
             try:  # read as a configuration: keys that came later have their defaults
@@ -89,10 +89,8 @@ class RunFolder:
             check_same_config(self.path, old.to_dict(), config.to_dict())
             self.check_encoder(encoder_hash)
             return True
-        ours = {self.path / ".lock", self.encoder, self.versions}
-        for path in self.path.iterdir():
-            if path not in ours:
-                raise UserError(f"{self.path} is not empty and holds no run (it has {path.name}); use another --out")
+        if others := strangers(self.path, (self.encoder.name, self.versions.name)):
+            raise UserError(f"{self.path} is not empty and holds no run (it has {others[0]}); use another --out")
         return False
 
     def begin(self, config: Mapping[str, Any], encoder: str | None, encoder_hash: str | None) -> None:
@@ -102,10 +100,10 @@ class RunFolder:
         write_text(self.config, yaml.safe_dump(dict(config), sort_keys=False))  # last: it marks the run as begun
 
     def changed_versions(self) -> list[str]:
-        """Packages that are not of the version that this run was begun with, as ``name old -> new``."""
+        """What of :func:`versions` is not as it was when this run was begun, as ``name old -> new``."""
         begun_with, now = read_json(self.versions), versions()
         return [
-            f"{name} {begun_with.get(name)} -> {now[name]}" for name in PACKAGES if begun_with.get(name) != now[name]
+            f"{name} {begun_with[name]} -> {now[name]}" for name in now if begun_with.get(name, now[name]) != now[name]
         ]
 
     def check_encoder(self, encoder_hash: str | None) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from stable_baselines3 import SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 from tqdm import tqdm
@@ -26,7 +28,7 @@ from gqn_rl.agents.build import (
     see_with,
 )
 from gqn_rl.agents.callbacks import Clock, EvaluationCallback, ProgressCallback, StretchCallback
-from gqn_rl.agents.checkpoints import Checkpoint, latest_checkpoint, model_bytes
+from gqn_rl.agents.checkpoints import Checkpoint, latest_checkpoint, model_bytes, newest_step
 from gqn_rl.agents.evaluation import Evaluation, deterministic, evaluate, uniform_random
 from gqn_rl.agents.interrupts import StopRequest, TrainingInterrupted
 from gqn_rl.agents.reporting import describe, film, say, scores
@@ -164,8 +166,7 @@ def train(folder: Path, config: TrainConfig, encoder: SceneEncoder | None = None
 
         def check_stop() -> None:
             if stop.received:
-                kept, _ = latest_checkpoint(run.checkpoints)
-                raise TrainingInterrupted(model.num_timesteps, kept.step if kept else 0)
+                raise TrainingInterrupted(model.num_timesteps, newest_step(run.checkpoints))
 
         # In this process a larger batch of episodes saves encoder calls; in workers it would cost processes.
         batch = config.n_envs if config.workers == "subprocess" else EVALUATION_BATCH
@@ -183,39 +184,117 @@ def train(folder: Path, config: TrainConfig, encoder: SceneEncoder | None = None
             tqdm(total=config.total_steps, initial=model.num_timesteps, unit="step", disable=None, dynamic_ncols=True)
         )
         rows = _restore_records(run, checkpoint)
-
-        def measure(step: int) -> Evaluation:
-            result = evaluate(deterministic(model), held_out, config.evaluation.episodes, check_stop=check_stop)
-            if not rows or result.score > max(row.score for row in rows):
-                _save_model(model, run.best_model)
-            rows.append(_row(config, step, result, clock))
-            run.append_row(rows[-1])
-            tracker.log(step, {"score": result.score, "success": result.success, "length": result.length})
-            bar.set_postfix_str(scores(result.success, result.score))
-            say(
-                f"step {step:>7,} of {config.total_steps:,}: {scores(result.success, result.score)}"
-                f"   (random actions: {scores(random_policy['success'], random_policy['score'])})"
-            )
-            return result
-
-        def best_model() -> Path | None:
-            return run.best_model if rows else None
-
+        recorder = _Recorder(run, config, model, held_out, random_policy, rows, clock, tracker, bar, check_stop)
         callbacks = [
-            EvaluationCallback(config.evaluation.every, rows[-1].step if rows else 0, measure),
-            StretchCallback(config.checkpoint_every, config.seed, run.checkpoints, best_model, clock),
+            EvaluationCallback(config.evaluation.every, rows[-1].step if rows else 0, recorder.measure),
+            StretchCallback(config.checkpoint_every, config.seed, run.checkpoints, recorder.best_model, clock),
             ProgressCallback(bar, stop),
         ]
         remaining = config.total_steps - model.num_timesteps
         model.learn(remaining, callback=callbacks, reset_num_timesteps=checkpoint is None)
         check_stop()
-        result = measure(model.num_timesteps)
+        result = recorder.measure(model.num_timesteps)
         bar.close()
         _save_model(model, run.final_model)
-        summary = _sum_up(run, config, model, encoder, fingerprint, result, rows, random_policy, tracker, check_stop)
+        summary = {"encoder_hash": fingerprint, **recorder.sum_up(result, partial(see, config, encoder))}
         write_json(run.summary, summary)
         say(str(summary["text"]))
         return summary
+
+
+@dataclass(frozen=True)
+class _Recorder:
+    """Measures a model as it learns, and keeps what comes of it in the run's folder."""
+
+    run: RunFolder
+    config: TrainConfig
+    model: BaseAlgorithm
+    held_out: VecEnv
+    random_policy: dict[str, Any]  #: how random actions do in the same episodes
+    rows: list[Row]  #: the evaluations so far
+    clock: Clock
+    tracker: Tracker
+    bar: tqdm[Any]
+    check_stop: Callable[[], None]
+
+    def measure(self, step: int) -> Evaluation:
+        """Evaluate the model at ``step``; keep the figures, and the policy if it is the best so far."""
+        config, by_chance = self.config, self.random_policy
+        result = evaluate(
+            deterministic(self.model), self.held_out, config.evaluation.episodes, check_stop=self.check_stop
+        )
+        if not self.rows or result.score > max(row.score for row in self.rows):
+            _save_model(self.model, self.run.best_model)
+        row = Row(
+            task=config.task or config.env.id,
+            arm=config.arm or config.eyes,
+            seed=config.seed,
+            step=step,
+            score=result.score,
+            success=result.success,
+            wall_s=round(self.clock.seconds(), 1),
+            length=result.length,
+        )
+        self.rows.append(row)
+        self.run.append_row(row)
+        self.tracker.log(step, {"score": result.score, "success": result.success, "length": result.length})
+        self.bar.set_postfix_str(scores(result.success, result.score))
+        say(
+            f"step {step:>7,} of {config.total_steps:,}: {scores(result.success, result.score)}"
+            f"   (random actions: {scores(by_chance['success'], by_chance['score'])})"
+        )
+        return result
+
+    def best_model(self) -> Path | None:
+        """The file of the best policy so far; None before the first evaluation."""
+        return self.run.best_model if self.rows else None
+
+    def sum_up(self, result: Evaluation, see: Callable[[VecEnv], VecEnv]) -> dict[str, Any]:
+        """Draw the learning curve, film the policy, and say what the run achieved, ``result`` in the end.
+
+        ``see`` wraps an environment as the policy sees it.
+        """
+        run, config = self.run, self.config
+        final, best = self.rows[-1], max(self.rows, key=lambda row: row.score)
+        draw_learning_curve(
+            run.learning_curve, self.rows, self.random_policy, f"{final.task}: {final.arm}, seed {final.seed}"
+        )
+        video = film(
+            run.path / "episodes.mp4",
+            env_id=config.env.id,
+            env_kwargs=config.env.kwargs,
+            model=self.model,
+            see=see,
+            episodes=FILMED,
+            check_stop=self.check_stop,
+        )
+        self.tracker.log_files(final.step, run.learning_curve, video)
+        return {
+            "task": final.task,
+            "arm": final.arm,
+            "seed": final.seed,
+            "steps": final.step,
+            "wall_s": final.wall_s,
+            "policy": result.to_dict(),
+            "best": {
+                "step": best.step,
+                "score": best.score,
+                "success": None if math.isnan(best.success) else best.success,
+            },
+            "random": self.random_policy,
+            "video": None if video is None else video.name,
+            "text": describe(
+                env_id=config.task or config.env.id,
+                algorithm=config.algorithm.id,
+                eyes=EYES.get(config.eyes, f"the scene vectors of encoder {config.encoder}"),
+                result=result,
+                random_policy=self.random_policy,
+                steps=final.step,
+                wall_s=final.wall_s,
+                folder=run.path,
+                video=video,
+            ),
+        }
 
 
 def make_envs(config: TrainConfig, encoder: SceneEncoder | None, n_envs: int) -> VecEnv:
@@ -255,6 +334,10 @@ def fresh_model(
     if config.finetune:
         if not isinstance(encoder, GQNEncoder):
             raise UserError(f"finetune needs an encoder of gqn-rl's own, got {config.encoder!r}")
+        if not issubclass(algorithm, SAC):
+            raise UserError(
+                f"finetune trains the encoder by SAC's critics, but algorithm.id is {config.algorithm.id!r}"
+            )
         policy = FINETUNING_POLICY
         pretrained = {"pretrained": encoder.without_generator()}
         kwargs = {**kwargs, "policy_kwargs": {**kwargs.get("policy_kwargs", {}), **pretrained}}
@@ -295,71 +378,3 @@ def _random_policy(run: RunFolder, venv: VecEnv, episodes: int, check_stop: Call
 
 def _save_model(model: BaseAlgorithm, path: Path) -> None:
     write_bytes(path, model_bytes(model))
-
-
-def _row(config: TrainConfig, step: int, result: Evaluation, clock: Clock) -> Row:
-    return Row(
-        task=config.task or config.env.id,
-        arm=config.arm or config.eyes,
-        seed=config.seed,
-        step=step,
-        score=result.score,
-        success=result.success,
-        wall_s=round(clock.seconds(), 1),
-        length=result.length,
-    )
-
-
-def _sum_up(
-    run: RunFolder,
-    config: TrainConfig,
-    model: BaseAlgorithm,
-    encoder: SceneEncoder | None,
-    fingerprint: str | None,
-    result: Evaluation,
-    rows: list[Row],
-    random_policy: dict[str, Any],
-    tracker: Tracker,
-    check_stop: Callable[[], None],
-) -> dict[str, Any]:
-    """Draw the learning curve, film the policy, and say what the run achieved."""
-    final, best = rows[-1], max(rows, key=lambda row: row.score)
-    title = f"{final.task}: {final.arm}, seed {final.seed}"
-    draw_learning_curve(run.learning_curve, rows, random_policy, title)
-    video = film(
-        run.path / "episodes.mp4",
-        env_id=config.env.id,
-        env_kwargs=config.env.kwargs,
-        model=model,
-        see=partial(see, config, encoder),
-        episodes=FILMED,
-        check_stop=check_stop,
-    )
-    tracker.log_files(final.step, run.learning_curve, video)
-    return {
-        "task": final.task,
-        "arm": final.arm,
-        "seed": final.seed,
-        "steps": final.step,
-        "wall_s": final.wall_s,
-        "encoder_hash": fingerprint,
-        "policy": result.to_dict(),
-        "best": {
-            "step": best.step,
-            "score": best.score,
-            "success": None if math.isnan(best.success) else best.success,
-        },
-        "random": random_policy,
-        "video": None if video is None else video.name,
-        "text": describe(
-            env_id=config.task or config.env.id,
-            algorithm=config.algorithm.id,
-            eyes=EYES.get(config.eyes, f"the scene vectors of encoder {config.encoder}"),
-            result=result,
-            random_policy=random_policy,
-            steps=final.step,
-            wall_s=final.wall_s,
-            folder=run.path,
-            video=video,
-        ),
-    }

@@ -6,15 +6,30 @@ Looking along yaw 0 and pitch 0 is looking along +x, with +y to the left and +z 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from gqn_rl.config import UserError
 from gqn_rl.types import POSE_SIZE, Pose
 
 #: Stored with every data set and encoder; bump it whenever the meaning of the five numbers changes.
 CONVENTION = "x,y,z (m, z up); yaw about z from +x, pitch above horizon (rad); no roll"
+
+
+#: What a source of pictures tells of its camera (:class:`gqn_rl.types.SceneSource`).
+METADATA = ("convention", "fovy", "image_size", "renderer")
+
+
+def check_camera(metadata: Mapping[str, Any]) -> None:
+    """Raise :class:`UserError` naming what ``camera_metadata`` does not tell."""
+    if missing := [key for key in METADATA if key not in metadata]:
+        raise UserError(
+            f"camera_metadata tells no {', '.join(missing)}; it needs {', '.join(METADATA)} (gqn_rl.types.SceneSource)"
+        )
 
 
 def check_poses(poses: ArrayLike) -> NDArray[np.float32]:
@@ -104,6 +119,7 @@ class Dome:
         return look_at(np.asarray(self.center) + distance * direction, self.center)
 
     def sample(self, rng: np.random.Generator) -> Pose:
+        """A random pose (5,): uniform over the band's area and over ``radius``, aimed at the centre or near it."""
         low, high = np.sin(np.deg2rad(self.elevation))
         elevation = np.rad2deg(np.arcsin(rng.uniform(low, high)))
         pose = self.at(rng.uniform(*self.azimuth), elevation, rng.uniform(*self.radius))

@@ -256,7 +256,9 @@ def _scale(groups: Mapping[str, list[Run]]) -> Scale:
         assert oracle is not None
         assert random is not None
         ends = np.sort(_ends(groups[ORACLE], 0))
-        means = ends[_rng().integers(len(ends), size=(RESAMPLES, len(ends)))].mean(axis=1)
+        # A stream of its own: an arm of as many seeds would otherwise be resampled in step with the scale.
+        chosen = np.random.default_rng([SEED, 1]).integers(len(ends), size=(RESAMPLES, len(ends)))
+        means = ends[chosen].mean(axis=1)
         tops[1:] = 100 * (means - random) / (oracle - random)
         return Scale(NORMALISED, random, oracle, drift, "", tops)
     has_success = not any(np.isnan(run.success).any() for run in everyone)

@@ -15,6 +15,7 @@ never on who records it or when.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import multiprocessing
 import multiprocessing.connection
@@ -30,8 +31,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from gqn_rl.cameras import check_camera
 from gqn_rl.config import Config, UserError
-from gqn_rl.files import disk_errors, read_json, write_json
+from gqn_rl.files import disk_errors, locked, read_json, strangers, write_json
 from gqn_rl.types import POSE_SIZE, Perturbable, Pose, RenderError, SceneSource, Views
 
 #: Scenes a process writes before it marks them done.
@@ -104,7 +106,8 @@ def describe_source(source: SceneSource, config: RecordConfig) -> Manifest:
     """The manifest of a recording of ``source`` that has not begun.
 
     Raises:
-        UserError: the block plan names a factor that the source has not, or families that it cannot make.
+        UserError: the block plan names a factor that the source has not, or families that it cannot make; or the source
+            does not say all of its camera.
     """
     block = config.block
     for name in (block.rows, block.columns):
@@ -116,6 +119,7 @@ def describe_source(source: SceneSource, config: RecordConfig) -> Manifest:
             "factor near where it is; valid: 1"
         )
     camera = source.camera_metadata
+    check_camera(camera)
     groups = {name: (part.start, part.stop) for name, part in source.state_groups.items()}
     plain_camera = {**camera, "image_size": list(camera["image_size"])}
     return Manifest(config.to_dict(), plain_camera, groups, len(source.state()))
@@ -125,7 +129,7 @@ def open_recording(folder: Path, manifest: Manifest) -> None:
     """Make the folder's files, or find those of the same recording; refuse any other.
 
     Raises:
-        UserError: the folder holds a finished recording, or one of something else.
+        UserError: the folder holds a finished recording, one of something else, or no recording at all.
     """
     path = folder / "manifest.json"
     if path.exists():
@@ -137,6 +141,8 @@ def open_recording(folder: Path, manifest: Manifest) -> None:
         if there.complete:
             raise UserError(f"{folder} is a finished recording; choose another --out, or delete it first")
         return
+    if others := strangers(folder, ("images.npy", "poses.npy", "states.npy", "chunks.npy")):
+        raise UserError(f"{folder} is not empty and holds no recording (it has {others[0]}); choose another --out")
     scenes, views, height, width = manifest.shape
     folder.mkdir(parents=True, exist_ok=True)
     _make(folder / "images.npy", (scenes, views, height, width, 3), np.uint8)
@@ -206,13 +212,18 @@ def set_scene(source: SceneSource, block: BlockPlan, seed: int, scene: int) -> N
 def look(source: SceneSource, poses: Iterable[Pose]) -> Views:
     """What K cameras at ``poses`` see of the present scene of ``source``: arrays (K, H, W, 3) uint8 and (K, 5) float32.
 
-    All of it is copied, and a picture is of the very pose that stands beside it.
+    All of it is copied, and a picture is of the very pose that stands beside it. Raises :class:`UserError` for pictures
+    that are of another shape or type than the source says.
     """
     height, width = source.camera_metadata["image_size"]
     chosen = np.array(list(poses), np.float32)
     images = np.empty((len(chosen), height, width, 3), np.uint8)
     for image, pose in zip(images, chosen, strict=True):
-        image[:] = source.render_view(pose)
+        picture = np.asarray(source.render_view(pose))
+        if picture.shape != image.shape or picture.dtype != np.uint8:  # numpy would make black pictures of 0 to 1
+            name = type(source).__name__
+            raise UserError(f"{name}.render_view gives {picture.dtype} {picture.shape}, must be uint8 {image.shape}")
+        image[:] = picture
     return Views(images, chosen)
 
 
@@ -253,8 +264,11 @@ class SceneDataset:
         if not self.manifest.complete:
             raise UserError(f"{folder} is unfinished; run the same `record` again to go on")
         try:
+            #: (scenes, views, H, W, 3).
             self.images: NDArray[np.uint8] = np.load(self.folder / "images.npy", mmap_mode="r")
+            #: (scenes, views, 5): x, y, z in metres; yaw, pitch in radians.
             self.poses: NDArray[np.float32] = np.load(self.folder / "poses.npy", mmap_mode="r")
+            #: (scenes, S): ground truth, in the units of the source's ``state()``.
             self.states: NDArray[np.float32] = np.load(self.folder / "states.npy", mmap_mode="r")
         except (OSError, ValueError) as error:
             raise UserError(f"{folder} is damaged: {error}; record it again") from None
@@ -329,32 +343,51 @@ def record(
     folder: Path,
     make_source: Callable[[str, Mapping[str, Any]], SceneSource],
     workers: int,
-    progress: Callable[[int], None],
+    progress: Callable[[int], object],
 ) -> Manifest:
     """Record ``config`` into ``folder`` with ``workers`` processes; returns the finished manifest.
 
     ``make_source(env, env_kwargs)`` must be importable by a fresh process when ``workers`` > 1; ``progress`` is
     called with the number of scenes just finished.
+
+    Raises:
+        UserError: the source cannot be recorded so, the folder holds something else, or another process is at work
+            there.
     """
+    with contextlib.ExitStack() as held:
+        source = make_source(config.env, config.env_kwargs)
+        try:
+            manifest = describe_source(source, config)
+            held.enter_context(locked(folder))
+            open_recording(folder, manifest)
+            todo = missing_chunks(folder)
+            progress(config.scenes - sum(min(CHUNK, config.scenes - chunk * CHUNK) for chunk in todo))
+            if workers <= 1:
+                for scenes in record_chunks(source, folder, config, todo):
+                    progress(scenes)
+        finally:
+            getattr(source, "close", lambda: None)()
+        if workers > 1:
+            # Small tasks, so that progress shows and no worker idles at the end.
+            parts = [todo[start : start + 4] for start in range(0, len(todo), 4)]
+            _record_in_processes(make_source, folder, config, parts, workers, progress)
+        return finish_recording(folder)
+
+
+def _record_in_processes(
+    make_source: Callable[[str, Mapping[str, Any]], SceneSource],
+    folder: Path,
+    config: RecordConfig,
+    parts: list[list[int]],
+    workers: int,
+    progress: Callable[[int], object],
+) -> None:
     from concurrent.futures import ProcessPoolExecutor, as_completed
     from concurrent.futures.process import BrokenProcessPool
 
-    source = make_source(config.env, config.env_kwargs)
-    try:
-        open_recording(folder, describe_source(source, config))
-        todo = missing_chunks(folder)
-        progress(config.scenes - sum(min(CHUNK, config.scenes - chunk * CHUNK) for chunk in todo))
-        if workers <= 1:
-            for scenes in record_chunks(source, folder, config, todo):
-                progress(scenes)
-            return finish_recording(folder)
-    finally:
-        getattr(source, "close", lambda: None)()
     # A forked child of a process that has rendered hangs in OpenGL; a spawned one starts clean.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker) as pool:
-        # Small tasks, so that progress shows and no worker idles at the end.
-        parts = [todo[start : start + 4] for start in range(0, len(todo), 4)]
         tasks = [pool.submit(_record_part, make_source, folder, config, part) for part in parts]
         try:
             for task in as_completed(tasks):
@@ -364,7 +397,6 @@ def record(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return finish_recording(folder)
 
 
 def _prepare_worker() -> None:

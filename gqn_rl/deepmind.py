@@ -139,7 +139,7 @@ def open_deepmind(
     spec: str,
     cache_root: Path,
     scenes: int | None,
-    progress: Callable[[int], None],
+    progress: Callable[[int], object],
     image_size: tuple[int, int] = (64, 64),
 ) -> SceneDataset:
     """The training scenes of ``deepmind:NAME:/path/to/root``, converted on first use.
@@ -205,7 +205,7 @@ def convert(
     split: str,
     scenes: int,
     folder: Path,
-    progress: Callable[[int], None],
+    progress: Callable[[int], object],
     image_size: tuple[int, int] = (64, 64),
 ) -> Manifest:
     """Convert the first ``scenes`` scenes of a published set into a recording, in constant memory.

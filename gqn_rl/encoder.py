@@ -22,6 +22,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from gqn_rl.cameras import check_camera
 from gqn_rl.config import UserError
 from gqn_rl.files import read_json, write_bytes, write_json
 from gqn_rl.gaussians import log_spreads
@@ -143,11 +144,12 @@ class GQNEncoder(nn.Module):
         """Compare an environment's ``camera_metadata`` with what the encoder was trained on.
 
         Raises:
-            UserError: another pose convention, image size or field of view.
+            UserError: another pose convention, image size or field of view, or one that is not told.
 
         Warns:
             UserWarning: another renderer version, whose pixels may differ a little.
         """
+        check_camera(camera)
         mine = self.card["camera"]
         if tuple(camera["image_size"]) != tuple(mine["image_size"]):
             raise UserError(

@@ -6,7 +6,7 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +15,8 @@ from gqn_rl.config import UserError
 
 #: What the operating system says when nothing more fits: no space, over quota, over the largest file allowed.
 DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+#: The file that is locked while a process is at work in a folder.
+LOCK: Final = ".lock"
 
 
 @contextmanager
@@ -40,7 +42,7 @@ def locked(folder: Path) -> Iterator[None]:
     with disk_errors(folder):
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            file = open(folder / ".lock", "w")  # noqa: SIM115 - open as long as the work lasts
+            file = open(folder / LOCK, "w")  # noqa: SIM115 - open as long as the work lasts
         except (FileExistsError, NotADirectoryError, PermissionError) as error:
             raise UserError(f"cannot write to the folder {folder}: {error.strerror}") from None
     with file:
@@ -49,6 +51,18 @@ def locked(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             raise UserError(f"another process is at work in {folder}; use another --out") from None
         yield
+
+
+def strangers(folder: Path, ours: Collection[str]) -> list[str]:
+    """What is in ``folder`` (which need not exist) beside ``ours``, the lock, and files that a killed write left."""
+    if not folder.is_dir():
+        return []
+    return sorted(path.name for path in folder.iterdir() if path.name not in (*ours, LOCK) and not is_leftover(path))
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether ``path`` is what :func:`atomic_path` writes before it is whole."""
+    return path.name.startswith(".") and ".tmp" in path.name
 
 
 @contextmanager
@@ -62,7 +76,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         for stale in path.parent.glob(f".{path.name}.*.tmp{path.suffix}"):  # a process was killed while it wrote this
-            stale.unlink(missing_ok=True)
+            if not _runs(stale.name.removesuffix(f".tmp{path.suffix}").rpartition(".")[2]):
+                stale.unlink(missing_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
         try:
             yield temporary
@@ -71,6 +86,19 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _runs(process: str) -> bool:
+    """Whether ``process``, a number, is one of this machine that is at work, other than this one."""
+    if not process.isdecimal() or int(process) == os.getpid():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def write_bytes(path: str | Path, content: bytes | memoryview) -> None:

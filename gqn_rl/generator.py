@@ -84,8 +84,10 @@ Noise = torch.Generator | SharedNoise | None
 class Gaussian(NamedTuple):
     """A diagonal normal distribution."""
 
-    mean: Tensor
-    log_std: Tensor  #: natural logarithm of the standard deviation, in sampling and in the divergence alike
+    mean: Tensor  #: of any shape
+    log_std: (
+        Tensor  #: of the same: natural logarithm of the standard deviation, in sampling and in the divergence alike
+    )
 
     def sample(self, rng: Noise) -> Tensor:
         """One reparametrised sample, of the shape of ``mean``."""

@@ -16,21 +16,24 @@ The folder::
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from gqn_rl.algebra import Algebra, AlgebraPlan
+from gqn_rl.algebra import Algebra, AlgebraPlan, add_up, draw, photograph_blocks
 from gqn_rl.config import UserError
-from gqn_rl.files import atomic_path, write_json
-from gqn_rl.imagination import NORMAL_95, Row
-from gqn_rl.map_imagination import MapRow
+from gqn_rl.encoder import GQNEncoder
+from gqn_rl.files import atomic_path, strangers, write_json
+from gqn_rl.imagination import NORMAL_95, ImaginationPlan, Row, gallery, imagine, photograph, table
+from gqn_rl.map_imagination import MapPlan, MapRow, map_gallery, map_table, measure_maps, photograph_maps
 from gqn_rl.pictures import grid, save_png, to_uint8
+from gqn_rl.types import SceneSource
 
 TABLE: Final = "imagination.csv"
 CURVES: Final = "imagination.png"
@@ -47,20 +50,73 @@ MAP_SCENES: Final = 3
 #: Sums that are drawn, and views of each scene that is added.
 ALGEBRA_ROWS: Final = 6
 ALGEBRA_VIEWS: Final = 2
+#: Rows of pictures (H, W, 3) in [0, 1].
+Pictures = list[list[NDArray[np.float32]]]
+
+
+class Plans(NamedTuple):
+    """What is to be found out."""
+
+    unseen: ImaginationPlan
+    sums: AlgebraPlan | None  #: None of scenes that are not made of two factors
+    walks: MapPlan | None  #: None of scenes without a map
+
+    @property
+    def frames(self) -> int:
+        """Pictures to render."""
+        return sum(plan.frames for plan in self if plan is not None)
+
+
+class Findings(NamedTuple):
+    """All that was found out."""
+
+    rows: list[Row]
+    views: Pictures  #: context | truth | mean of one view, of all | two samples
+    algebra: Algebra | None
+    sums: Pictures  #: a | b | c | what a - b + c looks like | what it should look like
+    map_rows: list[MapRow]
+    maps: Pictures  #: views so far | drawn map | true map
 
 
 def claim(folder: Path) -> None:
     """Raise :class:`UserError` unless ``folder`` is free, or holds unfinished work of this kind."""
     if (folder / SUMMARY).exists():
         raise UserError(f"{folder} holds a finished {SUMMARY}, which is never overwritten; choose another --out")
-    if folder.is_dir():
-        ours = {".lock", TABLE, CURVES, VIEWS, ALGEBRA, MAP_TABLE, MAP_CURVES, MAP_VIEWS}
-        strangers = sorted(path.name for path in folder.iterdir() if path.name not in ours and ".tmp" not in path.name)
-        if strangers:
-            raise UserError(f"{folder} is not empty (it has {strangers[0]}); choose another --out")
+    if others := strangers(folder, (TABLE, CURVES, VIEWS, ALGEBRA, MAP_TABLE, MAP_CURVES, MAP_VIEWS)):
+        raise UserError(f"{folder} is not empty (it has {others[0]}); choose another --out")
 
 
-def print_table(rows: Sequence[Row]) -> None:
+def examine(encoder: GQNEncoder, source: SceneSource, plans: Plans, progress: Callable[[int], None]) -> Findings:
+    """Carry out ``plans``; ``progress`` is called with the number of images just rendered."""
+    shots = photograph(source, plans.unseen, progress)
+    first = next(shots)
+    rows = table(imagine(encoder.gqn, chain([first], shots), plans.unseen))
+    views = gallery(encoder.gqn, first, plans.unseen, SCENES)
+    algebra, sums = None, []
+    if plans.sums is not None:
+        blocks = photograph_blocks(source, plans.sums, progress)
+        some = list(islice(blocks, ALGEBRA_ROWS))
+        algebra = add_up(encoder, chain(some, blocks))
+        sums = [draw(encoder, block) for block in some]
+    map_rows, maps = [], []
+    if plans.walks is not None:
+        walked = photograph_maps(source, plans.walks, progress)
+        begun = next(walked)
+        map_rows = map_table(measure_maps(encoder.gqn, chain([begun], walked), plans.walks), plans.walks)
+        maps = map_gallery(encoder.gqn, begun, plans.walks, MAP_SCENES)
+    return Findings(rows, views, algebra, sums, map_rows, maps)
+
+
+def print_findings(plans: Plans, found: Findings) -> None:
+    """Print the tables, and what came of the sums."""
+    _print_table(found.rows)
+    if plans.sums is not None and found.algebra is not None:
+        _print_algebra(plans.sums.factors, found.algebra)
+    if found.map_rows:
+        _print_maps(found.map_rows)
+
+
+def _print_table(rows: Sequence[Row]) -> None:
     """Print a line for each number of context views."""
     print(
         f"{'views':>5}{'MSE of the mean':>20}{'spread':>17}{'surprise, nats':>19}{'contradicted':>19}{'told apart':>12}"
@@ -76,7 +132,7 @@ def print_table(rows: Sequence[Row]) -> None:
         )
 
 
-def print_algebra(factors: tuple[str, str], algebra: Algebra) -> None:
+def _print_algebra(factors: tuple[str, str], algebra: Algebra) -> None:
     """Print how often the nearest scene to a sum was the right one."""
     print(
         f"scenes added up ({factors[0]}, {factors[1]}): the nearest of {round(1 / algebra.chance)} is right in "
@@ -85,7 +141,7 @@ def print_algebra(factors: tuple[str, str], algebra: Algebra) -> None:
     )
 
 
-def print_maps(rows: Sequence[MapRow]) -> None:
+def _print_maps(rows: Sequence[MapRow]) -> None:
     """Print a line for each number of views of a walk."""
     print(f"{'walk':>5}{'MSE of the map':>20}{'told apart':>17}")
     for row in rows:
@@ -96,8 +152,45 @@ def print_maps(rows: Sequence[MapRow]) -> None:
         )
 
 
-def summarise_algebra(plan: AlgebraPlan, algebra: Algebra) -> dict[str, Any]:
-    """The same as plain data, with 95 % intervals."""
+def write_findings(folder: Path, plans: Plans, found: Findings, facts: Mapping[str, Any]) -> list[Path]:
+    """Write everything into ``folder``, each file atomically, the summary last; returns what was written.
+
+    ``facts`` go into the summary; what they call ``env`` is the title of the curves.
+    """
+    title, written = str(facts.get("env", "")), [TABLE, CURVES]
+    _write_table(folder / TABLE, Row._fields, found.rows)
+    draw_curves(folder / CURVES, found.rows, title)
+    if found.map_rows:
+        _write_table(folder / MAP_TABLE, MapRow._fields, found.map_rows)
+        draw_map_curves(folder / MAP_CURVES, found.map_rows, title)
+        written += [MAP_TABLE, MAP_CURVES]
+    count = plans.unseen.views
+    context = [f"view {i + 1}" for i in range(count)]
+    walk = [f"view {i + 1}" for i in range(len(found.maps[0]) - 2)] if found.maps else []
+    for name, pictures, labels in (
+        (VIEWS, found.views, [*context, "truth", "mean of 1", f"mean of {count}", "sample", "sample"]),
+        (ALGEBRA, found.sums, ["a", "- b", "+ c", "a - b + c", "truth"]),
+        (MAP_VIEWS, found.maps, [*walk, "drawn map", "true map"]),
+    ):
+        if pictures:
+            save_png(folder / name, grid([[to_uint8(picture) for picture in row] for row in pictures], labels=labels))
+            written.append(name)
+    summary = {
+        **facts,
+        "seed": plans.unseen.seed,
+        "scenes": plans.unseen.scenes,
+        "samples": plans.unseen.samples,
+        "sigma": plans.unseen.sigma,
+        "algebra": _summarise(plans.sums, found.algebra) if plans.sums and found.algebra else None,
+        "map": [row._asdict() for row in found.map_rows],
+        "rows": [row._asdict() for row in found.rows],
+    }
+    write_json(folder / SUMMARY, summary)
+    return [folder / name for name in (*written, SUMMARY)]
+
+
+def _summarise(plan: AlgebraPlan, algebra: Algebra) -> dict[str, Any]:
+    """What came of the sums, with 95 % intervals."""
     half = NORMAL_95 / np.sqrt(len(algebra.combined))
     return {
         "factors": list(plan.factors),
@@ -109,38 +202,6 @@ def summarise_algebra(plan: AlgebraPlan, algebra: Algebra) -> dict[str, Any]:
         "recognised": round(float(algebra.recognised.mean()), 6),
         "recognised_95": round(float(half * algebra.recognised.std()), 6),
     }
-
-
-def write_report(
-    folder: Path,
-    rows: Sequence[Row],
-    gallery: list[list[NDArray[np.float32]]],
-    sums: list[list[NDArray[np.float32]]],
-    facts: Mapping[str, Any],
-) -> list[Path]:
-    """Write everything into ``folder``, each file atomically, the summary last; returns what was written."""
-    _write_table(folder / TABLE, Row._fields, rows)
-    draw_curves(folder / CURVES, rows, str(facts.get("env", "")))
-    written = [TABLE, CURVES]
-    views = len(gallery[0]) - 5 if gallery else 0
-    seen = (*(f"view {i + 1}" for i in range(views)), "truth", "mean of 1", f"mean of {views}", "sample", "sample")
-    for name, pictures, labels in ((VIEWS, gallery, seen), (ALGEBRA, sums, ("a", "- b", "+ c", "a - b + c", "truth"))):
-        if pictures:
-            save_png(folder / name, grid([[to_uint8(picture) for picture in row] for row in pictures], labels=labels))
-            written.append(name)
-    write_json(folder / SUMMARY, {**facts, "rows": [row._asdict() for row in rows]})
-    return [folder / name for name in (*written, SUMMARY)]
-
-
-def write_maps(
-    folder: Path, rows: Sequence[MapRow], gallery: list[list[NDArray[np.float32]]], title: str
-) -> list[Path]:
-    """Write what was found out about maps into ``folder``, before the report; returns what was written."""
-    _write_table(folder / MAP_TABLE, MapRow._fields, rows)
-    draw_map_curves(folder / MAP_CURVES, rows, title)
-    labels = (*(f"view {i + 1}" for i in range(len(gallery[0]) - 2)), "drawn map", "true map")
-    save_png(folder / MAP_VIEWS, grid([[to_uint8(picture) for picture in row] for row in gallery], labels=labels))
-    return [folder / name for name in (MAP_TABLE, MAP_CURVES, MAP_VIEWS)]
 
 
 def _write_table(path: Path, columns: Sequence[str], rows: Sequence[Row] | Sequence[MapRow]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gqn_rl.data import BlockPlan, set_scene
+from gqn_rl.data import BlockPlan, look, set_scene
 from gqn_rl.files import atomic_path
 from gqn_rl.types import Image, SceneSource
 
@@ -63,7 +63,7 @@ def contact_sheet(source: SceneSource, scenes: int, views: int, seed: int) -> li
     for scene in range(scenes):
         set_scene(source, BlockPlan(), seed, scene)
         rng = np.random.default_rng([seed, scene, 1])
-        rows.append([source.render_view(source.sample_pose(rng)) for _ in range(views)])
+        rows.append(list(look(source, [source.sample_pose(rng) for _ in range(views)]).images))
     return rows
 
 

@@ -26,6 +26,15 @@ class PlanReader(nn.Module):
     Convolutions over the plan fill in what no view has seen. A linear layer with ReLU makes each place's features from
     the plan's and from its coordinates, a second one its density per unit of length. A ray that misses the plan's box
     meets nothing: zeros.
+
+    Args:
+        inputs: channels C of the plan.
+        channels: of the maps.
+        grid: (h, w), rows and columns of a map; a ray through the middle of each.
+        fovy: vertical field of view, degrees.
+        length_scale: metres in the plan's unit of length.
+        bands: octaves of the coordinates' Fourier features.
+        plan: the box that it covers.
     """
 
     def __init__(

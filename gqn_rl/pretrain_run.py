@@ -17,6 +17,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,7 +28,7 @@ from tqdm import tqdm
 from gqn_rl import __version__
 from gqn_rl.config import UserError
 from gqn_rl.encoder import GQNEncoder
-from gqn_rl.files import atomic_path, locked, write_text
+from gqn_rl.files import atomic_path, locked, strangers, write_text
 from gqn_rl.pictures import grid, save_png, to_uint8
 from gqn_rl.pretraining import Evaluation, PretrainConfig, Pretraining, Step
 from gqn_rl.types import Views
@@ -53,16 +54,14 @@ def claim(folder: Path, config: PretrainConfig) -> None:
         different = sorted(key for key in mine if mine[key] != there[key])
         if different:
             raise UserError(f"{folder} holds a run with other settings ({', '.join(different)}); choose another --out")
-    elif folder.is_dir():
-        strangers = sorted({path.name for path in folder.iterdir()} - {".lock", "wandb", "wandb_id.json"})
-        if strangers:
-            raise UserError(f"{folder} is not empty and holds no run (it has {strangers[0]}); choose another --out")
+    elif others := strangers(folder, ("wandb", "wandb_id.json")):
+        raise UserError(f"{folder} is not empty and holds no run (it has {others[0]}); choose another --out")
 
 
 def run(
     pretraining: Pretraining,
     folder: Path,
-    log: Log = lambda step, values: None,
+    tracking: Callable[[], AbstractContextManager[Log]] = lambda: nullcontext(lambda step, values: None),
     stop: Callable[[], bool] = lambda: False,
 ) -> GQNEncoder:
     """Train to the end, from the folder's checkpoint if it has one, and write the encoder.
@@ -70,7 +69,7 @@ def run(
     Args:
         pretraining: a run that has not begun.
         folder: of the run.
-        log: called with a step and scalars, for trackers.
+        tracking: entered once the folder is this process's, gives what is called with a step and scalars.
         stop: asked after every step; when true, a checkpoint is written and ``KeyboardInterrupt`` raised.
 
     Raises:
@@ -80,21 +79,8 @@ def run(
     """
     with locked(folder):
         claim(folder, pretraining.config)
-        return _run(pretraining, folder, log, stop)
-
-
-def follow(pretraining: Pretraining, folder: Path, stop: Callable[[], bool] = lambda: False) -> None:
-    """What processes that do not lead do while the leader calls :func:`run`: train along, and write nothing.
-
-    Raises:
-        KeyboardInterrupt: ``stop`` said so, here or in another process.
-    """
-    checkpoint = folder / "checkpoint.pt"
-    if checkpoint.exists():
-        pretraining.load(checkpoint)
-    for step in pretraining.steps():
-        if pretraining.world.any(stop()) and step.number < pretraining.config.steps:
-            raise KeyboardInterrupt(f"interrupted at step {step.number}; run the same command to go on")
+        with tracking() as log:
+            return _run(pretraining, folder, log, stop)
 
 
 def _run(pretraining: Pretraining, folder: Path, log: Log, stop: Callable[[], bool]) -> GQNEncoder:
@@ -129,6 +115,20 @@ def _run(pretraining: Pretraining, folder: Path, log: Log, stop: Callable[[], bo
             if stopping and not last:
                 raise KeyboardInterrupt(f"interrupted at step {step.number}; run the same command to go on")
     return _finish(pretraining, folder, metrics.last("wall_s"), evaluations.rows[-1])
+
+
+def follow(pretraining: Pretraining, folder: Path, stop: Callable[[], bool] = lambda: False) -> None:
+    """What processes that do not lead do while the leader calls :func:`run`: train along, and write nothing.
+
+    Raises:
+        KeyboardInterrupt: ``stop`` said so, here or in another process.
+    """
+    checkpoint = folder / "checkpoint.pt"
+    if checkpoint.exists():
+        pretraining.load(checkpoint)
+    for step in pretraining.steps():
+        if pretraining.world.any(stop()) and step.number < pretraining.config.steps:
+            raise KeyboardInterrupt(f"interrupted at step {step.number}; run the same command to go on")
 
 
 def _evaluate(pretraining: Pretraining, folder: Path) -> Evaluation:

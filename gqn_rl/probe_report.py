@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from gqn_rl.cameras import project
 from gqn_rl.config import UserError
-from gqn_rl.files import atomic_path, write_json
+from gqn_rl.files import atomic_path, strangers, write_json
 from gqn_rl.gqn import GQN
 from gqn_rl.pictures import grid, mark, save_png, to_uint8
 from gqn_rl.probes import COUNTS, INSIDE, ProbePlan, Reading, Shots, photograph, probe_encoder, quantities
@@ -49,11 +49,8 @@ def claim(folder: Path) -> None:
     """Raise :class:`UserError` unless ``folder`` is free for a probe, or holds an unfinished one."""
     if (folder / SUMMARY).exists():
         raise UserError(f"{folder} holds a finished probe, which is never overwritten; choose another --out")
-    if folder.is_dir():
-        ours = {".lock", READINGS, DRAWINGS, GALLERY_PICTURE, POINTS_PICTURE, ERRORS}
-        strangers = sorted({path.name for path in folder.iterdir() if not path.name.startswith(".probe")} - ours)
-        if strangers:
-            raise UserError(f"{folder} is not empty and holds no probe (it has {strangers[0]}); choose another --out")
+    if others := strangers(folder, (READINGS, DRAWINGS, GALLERY_PICTURE, POINTS_PICTURE, ERRORS)):
+        raise UserError(f"{folder} is not empty and holds no probe (it has {others[0]}); choose another --out")
 
 
 class Findings(NamedTuple):

@@ -22,10 +22,10 @@ from gqn_rl.types import Described, Pose, Quantity, SceneEncoder, SceneSource, V
 class Ridge(NamedTuple):
     """A ridge regression from vectors (N, D) to targets (N, T)."""
 
-    mean: NDArray[np.float64]
-    scale: NDArray[np.float64]
-    weight: NDArray[np.float64]
-    bias: NDArray[np.float64]
+    mean: NDArray[np.float64]  #: (D,) of the vectors
+    scale: NDArray[np.float64]  #: (D,) their standard deviation
+    weight: NDArray[np.float64]  #: (D, T), for standardised vectors
+    bias: NDArray[np.float64]  #: (T,) in the targets' units
 
     def predict(self, vectors: NDArray[np.floating]) -> NDArray[np.float64]:
         """Targets (N, T) for ``vectors`` (N, D)."""

@@ -54,6 +54,16 @@ class RayTokens(nn.Module):
     A strided stem, a residual block at H / 4 and one at H / 8 make features. Every head, if there are any, takes its
     own softmax over positions (``stride`` pixels apart), by what the features look like. A token is a two-layer
     perceptron of features and ray (Fourier features of its Plücker coordinates).
+
+    Args:
+        height, width: of an image, pixels; multiples of ``stride``.
+        fovy: vertical field of view, degrees.
+        length_scale: metres in the unit of length of the rays.
+        width_channels: of the features.
+        heads: of attention; 0 for none.
+        token_channels: of a token.
+        stride: pixels between positions, 4 or 8.
+        bands: octaves of the rays' Fourier features.
     """
 
     def __init__(

@@ -143,7 +143,7 @@ def _elsewhere_tables(tasks: Sequence[Task]) -> list[str]:
         rows = []
         for name, comparison in task.comparisons.items():
             found = [comparison.elsewhere.get(height) for height in heights]
-            rows.append([code_span(name), *("" if each is None else " ".join(show_ratio(each)) for each in found)])
+            rows.append([code_span(name), *("" if each is None else _ratio(each) for each in found)])
         if rows:
             header = ("arm", *(f"{unit} {at:.0f}{' %' if unit == SUCCESS else ''}" for unit, at in heights))
             tables.append(f"**{code_span(task.name)}**: ratio to {code_span(OURS)}\n\n" + _table(header, rows))
@@ -326,6 +326,12 @@ def show_ratio(ratio: Estimate) -> tuple[str, str]:
     """A ratio, ``>= `` it where it is a bound, and its interval, whose ends are rounded outwards."""
     known = math.isfinite(ratio.low) and ratio.low > 0
     return _between(ratio.low, ratio.high, "{:.2f}") if known else UNKNOWN, _ends(ratio, round_down, round_up)
+
+
+def _ratio(ratio: Estimate) -> str:
+    """A ratio and its interval in one cell, ``4.67 [4.2, 6.0]`` or ``4.67 (one seed)``."""
+    value, interval = show_ratio(ratio)
+    return f"{value} {interval}" if interval.startswith("[") else f"{value} ({interval})"
 
 
 def _ends(estimate: Estimate, down: Callable[[float], str], up: Callable[[float], str]) -> str:

@@ -31,6 +31,7 @@ from gqn_rl.comparison import (
 )
 from gqn_rl.files import atomic_path
 from gqn_rl.report import show_ratio
+from gqn_rl.results import arm_rank
 from gqn_rl.statistics import Band
 
 #: Colours that the colour-blind tell apart: Okabe and Ito, "Color Universal Design" (2008); ours is the strongest.
@@ -209,12 +210,7 @@ def _colors(report: Report) -> dict[str, str]:
     names = list(dict.fromkeys(name for task in report.tasks for name in task.arms))
     others = [name for name in names if name not in COLORS]
     spare = {name: OTHER_COLORS[index % len(OTHER_COLORS)] for index, name in enumerate(others)}
-    return {name: COLORS.get(name) or spare[name] for name in sorted(names, key=_place)}
-
-
-def _place(name: str) -> tuple[int, str]:
-    order = list(COLORS)
-    return (order.index(name) if name in order else len(order), name)
+    return {name: COLORS.get(name) or spare[name] for name in sorted(names, key=arm_rank)}
 
 
 def _back_to_front(names: Iterable[str]) -> list[str]:

@@ -62,11 +62,6 @@ class Estimate(NamedTuple):
     lower: float  #: end of the bootstrap interval; nan where there is none, which takes two runs of each kind
     upper: float  #: the other end; inf where censoring leaves it open
 
-    @property
-    def exact(self) -> bool:
-        """Whether censoring leaves the statistic itself in no doubt."""
-        return self.low == self.high
-
 
 # Runs ---------------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
-"""Make the pictures of the README from finished runs and a probe.
+"""Make the README's pictures of the arm from finished runs, probes and a report.
 
 python train.py && python train.py arm_reach_state && python train.py probe arm-reach --out runs/probe
 python train.py imagine arm-reach --out runs/imagine && python train.py probe arm-reach-random --out runs/probe-random
+python train.py report benchmarks/results --tasks arm_reach_fixed,arm_reach_moving --out runs/report-arm-reach
 python scripts/readme_pictures.py
 """
 
@@ -35,6 +36,7 @@ def main() -> None:
     random.crop((0, 0, random.width, 14 + 5 * 130)).save(IMAGES / "arm_reach_random_probe.png", optimize=True)
     points = Image.open(RUNS / "probe" / "probe_points.png")
     points.crop((0, 0, points.width, points.height // 2)).save(IMAGES / "arm_reach_points.png", optimize=True)
+    shutil.copyfile(RUNS / "report-arm-reach" / "learning_curves.png", IMAGES / "data_efficiency.png")
     for name in ("imagination", "imagination_algebra"):
         Image.open(RUNS / "imagine" / f"{name}.png").save(IMAGES / f"{name}.png", optimize=True)
     for path in sorted(IMAGES.iterdir()):

@@ -9,7 +9,7 @@ root=$PWD
 tree=$(mktemp -d)
 trap 'rm -rf "$tree"' EXIT
 mkdir "$tree/gqn_rl"
-ln -s "$root"/gqn_rl/*.py "$root/envs" "$root/agents" "$tree/gqn_rl/"
+ln -s "$root"/gqn_rl/*.py "$root/gqn_rl/commands" "$root/envs" "$root/agents" "$tree/gqn_rl/"
 cd "$tree"
 "$root/.venv/bin/python" -m mypy --config-file "$root/pyproject.toml" --cache-dir "$root/.mypy_cache" -p gqn_rl "$@" |
     sed -E 's#^gqn_rl/(envs|agents)/#\1/#'

@@ -27,7 +27,8 @@ from gqn_rl.agents.benchmark_results import publish, steps_done
 from gqn_rl.agents.interrupts import StopRequest, stopping_when
 from gqn_rl.agents.runs import Row
 from gqn_rl.agents.training import TrainConfig, train
-from gqn_rl.cli import configs_folder, main
+from gqn_rl.cli import main
+from gqn_rl.commands.configurations import configs_folder
 from gqn_rl.config import UserError, read_yaml
 from gqn_rl.encoder import load_encoder
 from gqn_rl.results import read_results

@@ -23,11 +23,12 @@ from gymnasium import spaces
 from test_probes import Spot
 
 from gqn_rl import CAMERA_RIG
-from gqn_rl import cli as command_line
 from gqn_rl.agents.build import find_env, resolve_algorithm
 from gqn_rl.agents.runs import RunFolder
 from gqn_rl.agents.training import TrainConfig, make_envs, train
-from gqn_rl.cli import COMMANDS, configs_folder, find_config, main
+from gqn_rl.cli import COMMANDS, main
+from gqn_rl.commands.configurations import configs_folder, find_config
+from gqn_rl.commands.train import warn_of_other_scenes
 from gqn_rl.config import UserError
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -306,7 +307,7 @@ def test_an_encoder_of_other_scenes_is_warned_of(
 ) -> None:
     for name in ("mine", "untrained:mine"):
         config = TrainConfig.from_mapping({"env": env, "encoder": name, "total_steps": 1})
-        command_line._warn_of_other_scenes(config, Carded(**data))
+        warn_of_other_scenes(config, Carded(**data))
         error = capsys.readouterr().err
         if warned is None or name != "mine":
             assert error == ""

@@ -35,6 +35,7 @@ from gqn_rl.data import (
     split_views,
     stack,
 )
+from gqn_rl.files import LOCK, locked
 from gqn_rl.types import POSE_SIZE, Image, Perturbable, Pose, SceneSource, Views
 
 BLOCK = BlockPlan(rows="target", columns="arm", height=2, width=2)
@@ -164,6 +165,37 @@ def test_damage_and_absence_are_one_line(recording: Path, tmp_path: Path) -> Non
     (copy / "manifest.json").write_text('{"config": 1}')
     with pytest.raises(UserError, match="corrupt"):
         SceneDataset(copy)
+
+
+def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(UserError, match=r"not empty and holds no recording \(it has thesis.tex\)"):
+        record(CONFIG, tmp_path, make_arm, 1, lambda scenes: None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [LOCK, "thesis.tex"]
+
+
+def test_one_process_at_a_time_records(tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(UserError, match="another process is at work"):
+        record(CONFIG, tmp_path, make_arm, 1, lambda scenes: None)
+
+
+@pytest.mark.parametrize("picture", [np.ones((4, 4, 3)), np.ones((4, 4, 1), np.uint8), np.ones((3, 4, 4), np.uint8)])
+def test_pictures_that_would_be_stored_as_something_else_are_refused(picture: NDArray[Any]) -> None:
+    class Other(Spot):
+        def render_view(self, pose: Pose) -> Image:
+            return picture
+
+    source = Other()
+    source.new_scene(np.random.default_rng(0))
+    with pytest.raises(UserError, match=r"Other.render_view gives .*, must be uint8 \(4, 4, 3\)"):
+        look(source, [np.zeros(POSE_SIZE, np.float32)])
+
+
+def test_a_camera_that_is_not_told_is_named_before_any_work() -> None:
+    dot = Dot()
+    dot.camera_metadata = {key: value for key, value in Dot.camera_metadata.items() if key not in ("fovy", "renderer")}
+    with pytest.raises(UserError, match="camera_metadata tells no fovy, renderer"):
+        describe_source(dot, RecordConfig(scenes=4, views=2, env="dots:Dot-v0"))
 
 
 def test_unknown_factors_and_groups_name_the_valid_ones(recording: Path) -> None:

@@ -27,7 +27,7 @@ def _python_blocks(page: str) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_is_understood(page: str) -> None:
-    lines = re.findall(r"python train\.py([^`\n]*)", (ROOT / page).read_text())
+    lines = re.findall(r"(?:python train\.py|^    gqn-rl |`gqn-rl )([^`\n]*)", (ROOT / page).read_text(), re.MULTILINE)
     for line in lines:
         arguments = shlex.split(line, comments=True)
         cli._parser().parse_args(cli._with_command(arguments))  # exits where it does not understand

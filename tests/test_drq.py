@@ -403,6 +403,9 @@ def test_nonsense_is_refused_by_name(tmp_path: Path) -> None:
     config = arm_config(encoder="conftest:ToyEncoder")
     with pytest.raises(UserError, match=r"finetune needs an encoder of gqn-rl's own, got 'conftest:ToyEncoder'"):
         train(tmp_path / "run", config, load_encoder("conftest:ToyEncoder"))
+    td3 = arm_config(encoder="arm-reach", algorithm={"id": "TD3"})
+    with pytest.raises(UserError, match=r"by SAC's critics, but algorithm.id is 'TD3'"):
+        train(tmp_path / "run", td3, load_encoder("arm-reach"))
 
 
 def test_untrained_encoder_is_the_same_network_before_it_learned() -> None:

@@ -267,10 +267,14 @@ def test_learning_curve_is_a_picture(success: float, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("success", "words"),
-    [(0.8, "succeeds in 80% of 5 held-out episodes"), (float("nan"), "gets a mean return of -2.50 over 5 held-out")],
+    ("success", "by_chance", "words"),
+    [
+        (0.8, 0.02, "succeeds in 80% of 5 held-out episodes"),
+        (1.0, None, "uniformly random actions get -9.00"),  # told of success only where there is some
+        (float("nan"), None, "gets a mean return of -2.50 over 5 held-out"),
+    ],
 )
-def test_summary_says_what_was_achieved_and_by_chance(success: float, words: str) -> None:
+def test_summary_says_what_was_achieved_and_by_chance(success: float, by_chance: float | None, words: str) -> None:
     column = np.full(5, -2.5)
     result = Evaluation(column, np.full(5, 25), np.full(5, success), column)
     text = describe(
@@ -278,7 +282,7 @@ def test_summary_says_what_was_achieved_and_by_chance(success: float, words: str
         algorithm="SAC",
         eyes="the scene vectors of encoder arm-reach",
         result=result,
-        random_policy={"score": -9.0, "success": None if math.isnan(success) else 0.02},
+        random_policy={"score": -9.0, "success": by_chance},
         steps=15_000,
         wall_s=600,
         folder=Path("runs/x"),

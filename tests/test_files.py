@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from gqn_rl.config import UserError
-from gqn_rl.files import atomic_path, read_json, write_json, write_text
+from gqn_rl.files import atomic_path, read_json, strangers, write_json, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
@@ -23,6 +26,18 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> Non
         half_a_write()
     assert (tmp_path / "a.txt").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_what_a_killed_process_left_goes_and_what_a_living_one_writes_stays(tmp_path: Path) -> None:
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    left, being_written = (tmp_path / f".a.txt.{process}.tmp.txt" for process in (killed.pid, os.getppid()))
+    for path in (left, being_written):
+        path.touch()
+    write_text(tmp_path / "a.txt", "new")
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "a.txt", being_written])
+    assert strangers(tmp_path, ()) == ["a.txt"]
+    assert strangers(tmp_path, ("a.txt",)) == strangers(tmp_path / "none", ()) == []
 
 
 def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:

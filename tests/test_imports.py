@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 #: Folder in the clone -> its import name.
 PACKAGES = {"gqn_rl": "gqn_rl", "envs": "gqn_rl.envs", "agents": "gqn_rl.agents"}
 FILES = {folder: sorted((ROOT / folder).rglob("*.py")) for folder in PACKAGES}
-CLI = ROOT / "gqn_rl" / "cli.py"
+#: What composes everything, and may therefore import everything, once a command runs.
+COMMANDS = [path for path in FILES["gqn_rl"] if path.name == "cli.py" or path.parent.name == "commands"]
 OTHER_FOLDERS = ("tests", "scripts", "benchmarks", "docs", "examples")
 ALL_FILES = sorted(
     [
@@ -26,6 +27,7 @@ ALL_FILES = sorted(
     ]
 )
 HEAVY = ("torch", "mujoco", "stable_baselines3")
+ENTRY = ("gqn_rl.cli", "gqn_rl.commands")
 #: Modules of gqn_rl that environments may use, which know nothing of networks.
 FOR_ENVS = ("gqn_rl.envs", "gqn_rl.types", "gqn_rl.cameras", "gqn_rl.aliases")
 
@@ -110,12 +112,12 @@ def outer():
 
 def test_there_is_something_to_check() -> None:
     assert all(FILES.values())
-    assert CLI in FILES["gqn_rl"]
+    assert len(COMMANDS) > 2
 
 
-@pytest.mark.parametrize("path", [path for path in FILES["gqn_rl"] if path != CLI], ids=relative)
+@pytest.mark.parametrize("path", [path for path in FILES["gqn_rl"] if path not in COMMANDS], ids=relative)
 def test_core_knows_neither_simulator_nor_rl_library(path: Path) -> None:
-    never = ("stable_baselines3", "wandb", "gqn_rl.envs", "gqn_rl.agents", "gqn_rl.cli", "envs", "agents")
+    never = ("stable_baselines3", "wandb", "gqn_rl.envs", "gqn_rl.agents", *ENTRY, "envs", "agents")
     broken = [
         each for each in imports(path.read_text()) if each.within(*never) or (each.within("mujoco") and not each.lazy)
     ]
@@ -135,11 +137,11 @@ def test_environments_know_no_networks(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES["agents"], ids=relative)
 def test_agents_know_no_environments(path: Path) -> None:
-    broken = [each for each in imports(path.read_text()) if each.within("gqn_rl.envs", "gqn_rl.cli", "envs", "agents")]
+    broken = [each for each in imports(path.read_text()) if each.within("gqn_rl.envs", *ENTRY, "envs", "agents")]
     assert not broken, complain(path, broken)
 
 
-@pytest.mark.parametrize("path", [CLI, ROOT / "train.py"], ids=relative)
+@pytest.mark.parametrize("path", [*COMMANDS, ROOT / "train.py"], ids=relative)
 def test_entry_point_imports_heavy_packages_lazily(path: Path) -> None:
     heavy = (*HEAVY, "wandb", "matplotlib", "gqn_rl.envs", "gqn_rl.agents")
     broken = [each for each in imports(path.read_text()) if each.within(*heavy) and not each.lazy]

@@ -73,7 +73,7 @@ def shipped() -> set[str]:
     """Names in the wheel of every file of the clone that belongs there."""
     names = set()
     for folder, package, patterns in (
-        ("gqn_rl", "gqn_rl", ("*.py", "py.typed", "pretrained/*.safetensors", "pretrained/*.json")),
+        ("gqn_rl", "gqn_rl", ("**/*.py", "py.typed", "pretrained/*.safetensors", "pretrained/*.json")),
         ("envs", "gqn_rl/envs", ("**/*.py", "assets/**/*")),
         ("agents", "gqn_rl/agents", ("**/*.py",)),
         ("configs", "gqn_rl/configs", ("**/*.yaml",)),
@@ -147,7 +147,7 @@ def test_installed_command_finds_its_configurations(installed: Path, project: Pa
     command = installed / "bin" / "gqn-rl"
     version = run(sys.executable, command, "--version", cwd=project, path=installed)
     assert gqn_rl.__version__ in version
-    code = "from gqn_rl.cli import find_config; print(find_config('arm_reach'))"
+    code = "from gqn_rl.commands.configurations import find_config; print(find_config('arm_reach'))"
     config = run(sys.executable, "-c", code, cwd=project, path=installed).strip()
     assert config == str(installed / "gqn_rl" / "configs" / "arm_reach.yaml")
 

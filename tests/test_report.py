@@ -17,11 +17,12 @@ import pytest
 from PIL import Image
 
 from gqn_rl.cli import main
-from gqn_rl.comparison import CURVES_PICTURE, NORMALISED, SCORE, SUCCESS, Report, Task, analyse
+from gqn_rl.comparison import CURVES_PICTURE, NORMALISED, SCORE, SEED, SUCCESS, Report, Task, analyse
 from gqn_rl.config import UserError
 from gqn_rl.report import PAGE, RUNS, TABLES, to_markdown, write_tables
 from gqn_rl.report_figures import draw_figures
 from gqn_rl.results import COLUMNS, read_results
+from gqn_rl.statistics import stratified_bootstrap
 
 #: Of a made-up task: random actions score this, the oracle that.
 RANDOM, ORACLE = -8.0, 24.0
@@ -285,6 +286,16 @@ def test_intervals_hold_what_the_oracle_is_uncertain_by(tmp_path: Path) -> None:
     assert task.arms["gqn"].steps == (200, 200, 200, 200)  # wherever 100 lies
 
 
+def test_an_arm_of_as_many_seeds_is_not_resampled_in_step_with_the_oracle(tmp_path: Path) -> None:
+    ends = [90.0, 95.0, 100.0, 105.0, 110.0]
+    for seed, end in enumerate(ends):
+        write_run(tmp_path, "state", seed, [end] * EVALUATIONS)
+    tops = only_task(tmp_path).scale.tops[1:]
+    arm = stratified_bootstrap([np.array(ends)], lambda drawn: drawn.mean(axis=1), np.random.default_rng(SEED))
+    assert tops.std() == pytest.approx(arm.std(), rel=0.05)
+    assert abs(np.corrcoef(tops, arm)[0, 1]) < 0.05
+
+
 def test_arms_are_compared_at_other_heights(tmp_path: Path) -> None:
     write_task(tmp_path)
     for seed in range(5):  # at 60 from 300 on, at 85 from 500 on; more than nine in ten won from the start
@@ -480,6 +491,20 @@ def test_command_line_makes_the_whole_report_twice_the_same(
     page = (first / PAGE).read_text()
     assert re.findall(r"\]\(([^)]+)\)", page) == ["steps_to_90.png", "learning_curves.png", "performance_profile.png"]
     assert str(tmp_path) not in page
+
+
+def test_some_tasks_alone_are_as_if_there_were_no_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    both, one = tmp_path / "both", tmp_path / "one"
+    write_task(both)
+    write_task(both, task="other")
+    write_task(one, task="other")
+    assert main(["report", str(both), "--tasks", "other", "--out", str(tmp_path / "chosen")]) == 0
+    assert main(["report", str(one), "--out", str(tmp_path / "alone")]) == 0
+    assert (tmp_path / "chosen" / PAGE).read_text() == (tmp_path / "alone" / PAGE).read_text()
+    capsys.readouterr()
+    assert main(["report", str(both), "--tasks", "other,another", "--out", str(tmp_path / "none")]) == 2
+    assert "'another'" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
 
 
 def test_report_into_its_own_results_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import warnings
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,10 +22,12 @@ from numpy.typing import NDArray
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 from gqn_rl import CAMERA_RIG
-from gqn_rl import cli as command_line
 from gqn_rl.agents.training import TrainConfig
 from gqn_rl.cameras import project
-from gqn_rl.cli import main, make_scene_source
+from gqn_rl.cli import main
+from gqn_rl.commands.scenes import make_scene_source, scenes_to_probe
+from gqn_rl.commands.train import rig_to_train
+from gqn_rl.config import UserError
 from gqn_rl.data import BlockPlan, RecordConfig, describe_source, load_manifest, set_scene
 from gqn_rl.encoder import GQNEncoder, load_encoder
 from gqn_rl.envs.rig import CameraRig, rig_for
@@ -365,6 +368,16 @@ def test_which_environments_need_a_rig() -> None:
     assert rig_for(FETCH) == ("goal", "robot")
 
 
+@pytest.mark.parametrize("env", [None, "toy/World-v0", CAMERA_RIG])
+def test_scenes_of_the_training_are_not_held_out(env: str | None) -> None:
+    recipe = {"env": CAMERA_RIG, "env_kwargs": {"env_id": "toy/World-v0"}, "seed": 0}
+    options = Namespace(encoder="mine", env=env, seed=1)
+    assert scenes_to_probe(options, recipe) == (CAMERA_RIG, {"env_id": "toy/World-v0"})
+    options.seed = 0
+    with pytest.raises(UserError, match="held-out scenes need another"):
+        scenes_to_probe(options, recipe)
+
+
 def test_hindsight_works_where_the_goal_is_known() -> None:
     pytest.importorskip("gymnasium_robotics")
     from stable_baselines3 import SAC, HerReplayBuffer
@@ -434,7 +447,7 @@ def test_the_command_line_makes_the_rig(tmp_path: Path, capsys: pytest.CaptureFi
     # A policy's rig is the one that its encoder was trained with.
     def rig_of(**config: Any) -> Any:
         values = {"total_steps": 1, "env": {"id": REACHER}, **config}
-        return command_line._rig_to_train(TrainConfig.from_mapping(values), frozen if config.get("encoder") else None)
+        return rig_to_train(TrainConfig.from_mapping(values), frozen if config.get("encoder") else None)
 
     assert rig_of(encoder=str(encoder)) == kwargs
     assert rig_of(encoder=str(encoder), env={"id": REACHER, "kwargs": {"views": 3}}) == {**kwargs, "views": 3}

@@ -245,7 +245,7 @@ def test_same_generator_same_interval() -> None:
     values = Bounds.exactly(np.random.default_rng(3).normal(size=7))
     first = estimate_mean(values, np.random.default_rng(1))
     assert estimate_mean(values, np.random.default_rng(1)) == first
-    assert first.exact
+    assert first.low == first.high
 
 
 # Bands --------------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from gqn_rl.agents.build import build_model, find_env, make_env, make_vec_env, resolve_algorithm, see_with
+from gqn_rl.agents.build import build_model, find_env, load_model, make_env, make_vec_env, resolve_algorithm, see_with
 from gqn_rl.agents.checkpoints import (
     cut_episodes,
     latest_checkpoint,
@@ -38,6 +38,7 @@ from gqn_rl.agents.checkpoints import (
     save_replay,
 )
 from gqn_rl.agents.interrupts import TrainingInterrupted, stopping_when
+from gqn_rl.agents.replay import replay
 from gqn_rl.agents.runs import Row, RunFolder, check_same_config
 from gqn_rl.agents.seeding import HELD_OUT, own_randomness, stretch_seeds
 from gqn_rl.agents.tracking import Tracker
@@ -63,7 +64,7 @@ def toy_config(**changes: Any) -> TrainConfig:
 
 def parameters(path: Path, algorithm: type[BaseAlgorithm] = SAC) -> dict[str, torch.Tensor]:
     """Everything learned, optimisers included, by name."""
-    model = algorithm.load(path)
+    model = load_model(algorithm, path)
     flat: dict[str, torch.Tensor] = {}
 
     def add(prefix: str, value: Any) -> None:
@@ -230,6 +231,47 @@ def test_saved_policy_acts_as_the_trained_one(tmp_path: Path) -> None:
     )
 
 
+class GoalReach(ToyReach):
+    """The goal stands apart, so that episodes can be told again with another one."""
+
+    def __init__(self) -> None:
+        super().__init__(obs_mode="state")
+        place = spaces.Box(-1, 1, (2,), np.float32)
+        self.observation_space = spaces.Dict(observation=place, achieved_goal=place, desired_goal=place)
+
+    def _observe(self) -> Any:
+        point, target = self.point.astype(np.float32), self.target.astype(np.float32)
+        return {"observation": point, "achieved_goal": point, "desired_goal": target}
+
+    def compute_reward(self, achieved: Any, desired: Any, info: Any) -> Any:
+        return -np.linalg.norm(achieved - desired, axis=-1)
+
+
+@pytest.fixture
+def goals() -> Iterator[str]:
+    gym.register("test/GoalReach-v0", entry_point=GoalReach, max_episode_steps=EPISODE)
+    yield "test/GoalReach-v0"
+    del gym.registry["test/GoalReach-v0"]
+
+
+def test_hindsight_resumes_and_is_evaluated(goals: str, tmp_path: Path) -> None:
+    values = toy_values(encoder=None, env={"id": goals}, total_steps=150, evaluation__every=50, checkpoint_every=50)
+    values["algorithm"]["kwargs"]["replay_buffer_class"] = "stable_baselines3:HerReplayBuffer"
+    config = TrainConfig.from_mapping(values)
+    whole, stopped = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "stopped")
+    train(whole.path, config)
+    with stopping_when(lambda: len(stopped.rows()) >= 2), pytest.raises(TrainingInterrupted):
+        train(stopped.path, config)
+    train(stopped.path, config)
+    assert records(stopped.path) == records(whole.path)
+    assert same(parameters(stopped.final_model), parameters(whole.final_model))
+    assert replay(whole.path, None, episodes=5)["score"] == whole.rows()[-1].score
+
+    values["algorithm"]["kwargs"]["replay_buffer_kwargs"] = {"copy_info_dict": True}
+    with pytest.raises(UserError, match="copy_info_dict keeps infos"):
+        train(tmp_path / "infos", TrainConfig.from_mapping(values))
+
+
 # Run folder rules ---------------------------------------------------------------------------------------------
 
 
@@ -278,6 +320,16 @@ def test_a_run_begun_before_there_was_a_key_goes_on_with_its_default(unfinished_
     written.write_text(yaml.safe_dump(values))
     train(unfinished_run, toy_config(wandb="offline", total_steps=150), ToyEncoder())
     assert records(unfinished_run) == records(finished_run)
+
+
+def test_what_changed_since_a_run_began_is_said(
+    unfinished_run: Path, finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunFolder(unfinished_run)
+    begun = json.loads(run.versions.read_text())
+    run.versions.write_text(json.dumps({**begun, "gqn_rl": "0.0.1", "torch": "1.0"}))
+    train(run.path, toy_config(total_steps=150), ToyEncoder())
+    assert f"note: gqn_rl 0.0.1 -> {begun['gqn_rl']}, torch 1.0 -> {begun['torch']} since" in capsys.readouterr().out
 
 
 def test_folder_with_other_things_is_refused(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import gqn_rl
-from gqn_rl.cli import main, make_scene_source
+from gqn_rl.cli import main
+from gqn_rl.commands.scenes import make_scene_source
 from gqn_rl.data import RecordConfig, SceneDataset, record
 from gqn_rl.pictures import GAP
 
