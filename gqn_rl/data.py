@@ -141,8 +141,7 @@ def open_recording(folder: Path, manifest: Manifest) -> None:
         if there.complete:
             raise UserError(f"{folder} is a finished recording; choose another --out, or delete it first")
         return
-    if others := strangers(folder, ("images.npy", "poses.npy", "states.npy", "chunks.npy")):
-        raise UserError(f"{folder} is not empty and holds no recording (it has {others[0]}); choose another --out")
+    _refuse_strangers(folder)
     scenes, views, height, width = manifest.shape
     folder.mkdir(parents=True, exist_ok=True)
     _make(folder / "images.npy", (scenes, views, height, width, 3), np.uint8)
@@ -150,6 +149,12 @@ def open_recording(folder: Path, manifest: Manifest) -> None:
     _make(folder / "states.npy", (scenes, manifest.state_size), np.float32)
     _make(folder / "chunks.npy", (-(-scenes // CHUNK),), np.uint8)
     manifest.write(folder)  # last: a folder with a manifest has all its files
+
+
+def _refuse_strangers(folder: Path) -> None:
+    ours = ("images.npy", "poses.npy", "states.npy", "chunks.npy", "manifest.json")
+    if others := strangers(folder, ours):
+        raise UserError(f"{folder} is not empty and holds no recording (it has {others[0]}); choose another --out")
 
 
 def _make(path: Path, shape: tuple[int, ...], dtype: Any) -> None:
@@ -358,6 +363,7 @@ def record(
         source = make_source(config.env, config.env_kwargs)
         try:
             manifest = describe_source(source, config)
+            _refuse_strangers(folder)  # before there is a lock in a folder that is not ours
             held.enter_context(locked(folder))
             open_recording(folder, manifest)
             todo = missing_chunks(folder)
