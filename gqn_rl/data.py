@@ -152,8 +152,9 @@ def open_recording(folder: Path, manifest: Manifest) -> None:
 
 
 def _refuse_strangers(folder: Path) -> None:
-    ours = ("images.npy", "poses.npy", "states.npy", "chunks.npy", "manifest.json")
-    if others := strangers(folder, ours):
+    if (folder / "manifest.json").exists():
+        return  # a recording's, whatever else somebody has put there
+    if others := strangers(folder, ("images.npy", "poses.npy", "states.npy", "chunks.npy")):
         raise UserError(f"{folder} is not empty and holds no recording (it has {others[0]}); choose another --out")
 
 
