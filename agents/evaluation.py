@@ -67,8 +67,8 @@ def evaluate(
     """Run ``episodes`` episodes; episode i is the one that held-out seed ``first_seed + i`` gives.
 
     For a policy that goes by observations alone, the result does not depend on how many environments ``venv`` has, but
-    for the rounding of batched arithmetic.
-    The process's generators are left as they were. ``check_stop`` is called before every step and may raise.
+    for the rounding of batched arithmetic. The process's generators are left as they were. ``check_stop`` is called
+    before every step and may raise.
     """
     returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
     successes, distances = np.full(episodes, np.nan), np.full(episodes, np.nan)

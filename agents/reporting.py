@@ -50,16 +50,15 @@ def describe(
     actions in the same episodes.
     """
     episodes = len(result.returns)
+    by_chance = random_policy["success"]  # an environment may speak of success only where there is some
     if math.isnan(result.success):
         achieved = f"gets a mean return of {result.score:.2f} over {episodes} held-out episodes"
-        compared = f"get {random_policy['score']:.2f}"
     else:
         achieved = f"succeeds in {result.success:.0%} of {episodes} held-out episodes (mean return {result.score:.2f})"
-        known = random_policy["success"]  # an environment may speak of success only where there is some
-        share = "" if known is None else f"succeed in {known:.0%} "
-        compared = (
-            f"{share}(mean return {random_policy['score']:.2f})" if share else f"get {random_policy['score']:.2f}"
-        )
+    if math.isnan(result.success) or by_chance is None:
+        compared = f"get {random_policy['score']:.2f}"
+    else:
+        compared = f"succeed in {by_chance:.0%} (mean return {random_policy['score']:.2f})"
     shown = "learning_curve.png" + (f", {video.name}" if video else "")
     return (
         f"After {steps:,} steps of {env_id} ({_duration(wall_s)}), the {algorithm} policy on {eyes} {achieved}; "

@@ -94,10 +94,10 @@ def _runs(process: str) -> bool:
         return False
     try:
         os.kill(int(process), 0)
+    except PermissionError:
+        return True  # somebody else's
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:
-        pass
     return True
 
 

@@ -83,6 +83,20 @@ def run(
             return _run(pretraining, folder, log, stop)
 
 
+def follow(pretraining: Pretraining, folder: Path, stop: Callable[[], bool] = lambda: False) -> None:
+    """What processes that do not lead do while the leader calls :func:`run`: train along, and write nothing.
+
+    Raises:
+        KeyboardInterrupt: ``stop`` said so, here or in another process.
+    """
+    checkpoint = folder / "checkpoint.pt"
+    if checkpoint.exists():
+        pretraining.load(checkpoint)
+    for step in pretraining.steps():
+        if pretraining.world.any(stop()) and step.number < pretraining.config.steps:
+            raise KeyboardInterrupt(f"interrupted at step {step.number}; run the same command to go on")
+
+
 def _run(pretraining: Pretraining, folder: Path, log: Log, stop: Callable[[], bool]) -> GQNEncoder:
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.exists():
@@ -115,20 +129,6 @@ def _run(pretraining: Pretraining, folder: Path, log: Log, stop: Callable[[], bo
             if stopping and not last:
                 raise KeyboardInterrupt(f"interrupted at step {step.number}; run the same command to go on")
     return _finish(pretraining, folder, metrics.last("wall_s"), evaluations.rows[-1])
-
-
-def follow(pretraining: Pretraining, folder: Path, stop: Callable[[], bool] = lambda: False) -> None:
-    """What processes that do not lead do while the leader calls :func:`run`: train along, and write nothing.
-
-    Raises:
-        KeyboardInterrupt: ``stop`` said so, here or in another process.
-    """
-    checkpoint = folder / "checkpoint.pt"
-    if checkpoint.exists():
-        pretraining.load(checkpoint)
-    for step in pretraining.steps():
-        if pretraining.world.any(stop()) and step.number < pretraining.config.steps:
-            raise KeyboardInterrupt(f"interrupted at step {step.number}; run the same command to go on")
 
 
 def _evaluate(pretraining: Pretraining, folder: Path) -> Evaluation:
