@@ -36,7 +36,7 @@ from gqn_rl.agents.training import EVALUATION_BATCH, EnvConfig, TrainConfig, see
 from gqn_rl.agents.vec_scene import VIEW_KEYS, check_views
 from gqn_rl.cameras import Dome
 from gqn_rl.config import UserError
-from gqn_rl.files import read_json, write_text
+from gqn_rl.files import in_turn, read_json, write_text
 from gqn_rl.types import SceneEncoder
 
 #: Where a policy may be made to look from, besides from its own cameras.
@@ -211,13 +211,14 @@ class MissingCamera(VecEnvWrapper):
 
 
 def write_table(path: Path, lines: Sequence[Line]) -> None:
-    """Add ``lines`` to the CSV file ``path``, in place of those that were of the same; it may hold many runs'."""
-    table = {line.key: line for line in [*read_table(path), *lines]}
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(field.name for field in fields(Line))
-    writer.writerows(asdict(line).values() for line in table.values())
-    write_text(path, text.getvalue())
+    """Add ``lines`` to the CSV file ``path``, in place of those that were of the same; many processes may at once."""
+    with in_turn(path.parent):
+        table = {line.key: line for line in [*read_table(path), *lines]}
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(field.name for field in fields(Line))
+        writer.writerows(asdict(line).values() for line in table.values())
+        write_text(path, text.getvalue())
 
 
 def read_table(path: Path) -> list[Line]:

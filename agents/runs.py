@@ -5,22 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import os
-import platform
-import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
-import gqn_rl
 from gqn_rl.config import Config, UserError
 from gqn_rl.files import disk_errors, is_leftover, read_json, strangers, write_json, write_text
+from gqn_rl.versions import changed, versions
 
-#: Packages whose version can change a result.
-PACKAGES: Final = ("torch", "stable-baselines3", "sb3-contrib", "gymnasium", "mujoco", "numpy")
 #: Keys of the configuration that may change while a run is unfinished: they do not touch its result.
 FREE_KEYS: Final = ("wandb",)
 
@@ -100,11 +95,8 @@ class RunFolder:
         write_text(self.config, yaml.safe_dump(dict(config), sort_keys=False))  # last: it marks the run as begun
 
     def changed_versions(self) -> list[str]:
-        """What of :func:`versions` is not as it was when this run was begun, as ``name old -> new``."""
-        begun_with, now = read_json(self.versions), versions()
-        return [
-            f"{name} {begun_with[name]} -> {now[name]}" for name in now if begun_with.get(name, now[name]) != now[name]
-        ]
+        """What of :func:`gqn_rl.versions.versions` is not as it was when this run was begun."""
+        return changed(read_json(self.versions))
 
     def check_encoder(self, encoder_hash: str | None) -> None:
         """Raise :class:`UserError` unless ``encoder_hash`` is that of the encoder which this run was trained with."""
@@ -164,42 +156,6 @@ def check_same_config(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]
     ]
     if differences:
         raise UserError(f"{path} holds a run with another configuration: {'; '.join(differences)}; use another --out")
-
-
-def versions() -> dict[str, str | None]:
-    """What a result depends on besides its configuration; None for what is not installed."""
-    found: dict[str, str | None] = {
-        "gqn_rl": gqn_rl.__version__,
-        "git_commit": _git_commit(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-    }
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = None
-    return found
-
-
-def _git_commit() -> str | None:
-    """The commit of the clone this code runs from, with ``+`` if files were changed; None outside a clone.
-
-    Results that a benchmark has just written are no change of what makes them.
-    """
-    root = Path(gqn_rl.__file__).resolve().parent.parent
-    if not (root / ".git").exists():
-        return None
-    try:
-        commit = _git(root, "rev-parse", "HEAD")
-        return commit + ("+" if _git(root, "status", "--porcelain", "--", ".", ":(exclude)benchmarks/results") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
-    return done.stdout.strip()
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -53,6 +53,21 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def in_turn(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in here for ``folder``: what is read and written inside is of one piece.
+
+    It leaves no file behind, and has nothing to do with :func:`locked`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def strangers(folder: Path, ours: Collection[str]) -> list[str]:
     """What is in ``folder`` (which need not exist) beside ``ours``, the lock, and files that a killed write left."""
     if not folder.is_dir():

@@ -3,6 +3,7 @@
 The folder::
 
     config.yaml          the resolved configuration
+    versions.json        the code and the packages that it was begun with
     metrics.csv          a row every LOG_EVERY steps
     evaluations.csv      a row every ``evaluate_every`` steps, on held-out scenes
     gallery.png          held-out scenes, with a label to each column: context views | truth | prior mean | a sample
@@ -28,15 +29,17 @@ from tqdm import tqdm
 from gqn_rl import __version__
 from gqn_rl.config import UserError
 from gqn_rl.encoder import GQNEncoder
-from gqn_rl.files import atomic_path, locked, strangers, write_text
+from gqn_rl.files import atomic_path, locked, read_json, strangers, write_json, write_text
 from gqn_rl.pictures import grid, save_png, to_uint8
 from gqn_rl.pretraining import Evaluation, PretrainConfig, Pretraining, Step
 from gqn_rl.types import Views
+from gqn_rl.versions import changed, versions
 
 #: Steps between rows of metrics.csv.
 LOG_EVERY: Final = 25
 #: Training scenes, with two views each, whose principal components the encoder puts out.
 COMPONENTS_OF: Final = 2_048
+VERSIONS: Final = "versions.json"
 
 Log = Callable[[int, Mapping[str, float]], None]
 
@@ -54,7 +57,7 @@ def claim(folder: Path, config: PretrainConfig) -> None:
         different = sorted(key for key in mine if mine[key] != there[key])
         if different:
             raise UserError(f"{folder} holds a run with other settings ({', '.join(different)}); choose another --out")
-    elif others := strangers(folder, ("wandb", "wandb_id.json")):
+    elif others := strangers(folder, ("wandb", "wandb_id.json", VERSIONS)):
         raise UserError(f"{folder} is not empty and holds no run (it has {others[0]}); choose another --out")
 
 
@@ -101,6 +104,8 @@ def _run(pretraining: Pretraining, folder: Path, log: Log, stop: Callable[[], bo
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.exists():
         pretraining.load(checkpoint)
+    if not (checkpoint.exists() and (folder / VERSIONS).exists()):  # earlier releases did not write it
+        write_json(folder / VERSIONS, versions())
     write_text(folder / "config.yaml", pretraining.config.to_yaml())
     metrics = _Table(folder / "metrics.csv", pretraining.step)
     evaluations = _Table(folder / "evaluations.csv", pretraining.step)
@@ -108,6 +113,8 @@ def _run(pretraining: Pretraining, folder: Path, log: Log, stop: Callable[[], bo
     began = time.monotonic() - metrics.last("wall_s")
     with tqdm(total=config.steps, initial=pretraining.step, unit="step", smoothing=0.05, disable=None) as bar:
         bar.write(f"pretraining in {folder}: {config.steps} steps of {config.batch} scenes")
+        if differences := changed(read_json(folder / VERSIONS)):
+            bar.write(f"note: {', '.join(differences)} since this run began; it will not repeat exactly")
         for step in pretraining.steps():
             bar.update(1)
             last = step.number == config.steps

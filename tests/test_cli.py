@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -30,6 +31,7 @@ from gqn_rl.cli import COMMANDS, main
 from gqn_rl.commands.configurations import configs_folder, find_config
 from gqn_rl.commands.train import warn_of_other_scenes
 from gqn_rl.config import UserError
+from gqn_rl.data import CHUNK, missing_chunks
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 TINY: dict[str, Any] = {"total_steps": 30, "evaluation": {"every": 30, "episodes": 2}}
@@ -442,6 +444,34 @@ def test_what_cannot_be_probed_is_named(
     assert words in error
     assert len(error.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_stopped_recording_says_how_far_it_is(tmp_path: Path) -> None:
+    out = tmp_path / "recording"
+    arguments = ["record", "record/arm_reach", "--out", str(out), "--scenes", "24000", "--workers", "1"]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *arguments],
+        env=cli_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        while process.poll() is None and not (
+            (out / "manifest.json").exists() and len(missing_chunks(out)) <= 24_000 // CHUNK - 2
+        ):
+            time.sleep(0.005)
+        process.send_signal(signal.SIGINT)
+        error = process.communicate(timeout=120)[1]
+    finally:
+        process.kill()
+    assert process.returncode == 130, error
+    assert len(error.splitlines()) == 1, error
+    said = re.match(r"interrupted with ([\d,]+) of 24,000 scenes done; run the same command to go on$", error)
+    assert said, error
+    done = 24_000 // CHUNK - len(missing_chunks(out))
+    assert done >= 2
+    assert int(said[1].replace(",", "")) in (CHUNK * (done - 1), CHUNK * done)  # one may be on disk and not yet counted
 
 
 def test_stopped_probe_is_one_line_and_starts_anew(tmp_path: Path) -> None:

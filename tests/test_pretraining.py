@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import resource
 import signal
@@ -117,6 +118,21 @@ def test_a_run_begun_before_there_was_a_key_goes_on_with_its_default(data: Scene
     for _ in whole.steps():
         pass
     assert _equal(whole, resumed)
+
+
+def test_what_changed_since_a_run_began_is_said(
+    data: SceneDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = CONFIG.model_copy(update={"steps": 4})
+    begun = Pretraining(config, data)
+    with pytest.raises(KeyboardInterrupt):
+        run(begun, tmp_path, stop=lambda: begun.step == 2)
+    file = tmp_path / "versions.json"
+    now = json.loads(file.read_text())
+    file.write_text(json.dumps({**now, "torch": "1.0"}))
+    assert "since this run began" not in capsys.readouterr().out
+    run(Pretraining(config, data), tmp_path)
+    assert f"note: torch 1.0 -> {now['torch']} since this run began" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from gqn_rl.agents.training import TrainConfig, make_envs, train
 from gqn_rl.cli import main
 from gqn_rl.config import UserError
 from gqn_rl.encoder import load_encoder
+from gqn_rl.files import in_turn
 
 ARM = "gqn_rl/ArmReach-v0"
 
@@ -201,6 +203,21 @@ def test_shares_are_of_the_way_from_random_to_own(run: Path) -> None:
     assert again[0].share == pytest.approx(100)
     assert again[1].share == pytest.approx(50 * (outside.score - random_score))
     assert np.isnan([line.share for line in worse]).all()  # no better than random: there is nothing to share
+
+
+def test_a_table_is_read_and_written_in_one_turn(tmp_path: Path) -> None:
+    path = tmp_path / "cameras.csv"
+    line = Line("t", "a", 0, "final_model.zip", "own", 50, 0, score=1.5, success=1.0, share=100.0)
+    write_table(tmp_path / "other" / "cameras.csv", [replace(line, seed=1)])
+    writer = threading.Thread(target=write_table, args=(path, [line]))
+    with in_turn(tmp_path):
+        writer.start()
+        writer.join(0.5)
+        assert writer.is_alive()  # it waits for its turn
+        (tmp_path / "other" / "cameras.csv").rename(path)  # somebody else, whose turn it is
+    writer.join(30)
+    assert sorted(each.seed for each in read_table(path)) == [0, 1]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["cameras.csv", "other"]  # it leaves nothing behind
 
 
 def test_table_keeps_one_line_for_each_measurement(tmp_path: Path) -> None:

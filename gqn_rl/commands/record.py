@@ -53,8 +53,20 @@ def run(options: argparse.Namespace) -> None:
     overrides.update(rigged)
     overrides.update(parse_override(text) for text in options.overrides)
     config = RecordConfig.from_yaml(path, overrides)
+    finished = 0
     with tqdm(total=config.scenes, unit="scene", disable=None) as bar:
-        manifest = record(config, options.out, make_scene_source, options.workers, bar.update)
+
+        def progress(scenes: int) -> None:
+            nonlocal finished
+            finished += scenes
+            bar.update(scenes)
+
+        try:
+            manifest = record(config, options.out, make_scene_source, options.workers, progress)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"interrupted with {finished:,} of {config.scenes:,} scenes done; run the same command to go on"
+            ) from None
     frames = config.scenes * config.views
     print(f"{options.out}: {config.scenes} scenes, {frames} frames, sha256 {manifest.sha256[:12]}")
 
