@@ -21,6 +21,7 @@ from gqn_rl.cameras import check_poses
 from gqn_rl.envs.gl_context import CONTEXT, HINT
 from gqn_rl.types import RenderError
 
+
 @dataclass(frozen=True)
 class Quality:
     """How a model is drawn. Numbers go to ``mjVisual.quality`` (MuJoCo XML reference, visual/quality)."""

@@ -550,7 +550,7 @@ def test_page_shows_what_the_probe_measured() -> None:
     assert "| hand, cameras inside | R2 0.910, 10.0 cm | R2 0.920, 5.0 cm |" in page
     assert "| shape, cameras inside | 60.0% right (chance 25.0%) | 70.0% right (chance 25.0%) |" in page
     assert "| color, cameras inside | R2 0.250 | R2 0.500 |" in page
-    assert "123 held-out scenes, cameras inside the region of training. Views" in page
+    assert "fitted on half of 123 held-out scenes: R2 and median error on the others, cameras inside the region" in page
     assert "a PSNR of 27.0 dB from the prior and 31.0 dB from the posterior, cameras inside" in page
 
 
