@@ -16,6 +16,7 @@ what uniformly random actions get, 100 what the very same policy gets from its o
 from __future__ import annotations
 
 import csv
+import inspect
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -44,6 +45,8 @@ CAMERAS: Final = ("unseen", "outside", "missing")
 OWN: Final = "own"
 #: How far above the dome cameras outside stand at most.
 DEGREES: Final = 15.0
+#: What environments call the lowest and highest elevation of their cameras, degrees.
+ELEVATIONS: Final = ("camera_elevation", "elevation")
 #: The file in a run's folder.
 TABLE: Final = "cameras.csv"
 
@@ -137,12 +140,14 @@ def env_seen_by(cameras: str, config: TrainConfig) -> EnvConfig:
 
     Raises:
         UserError: it has no attributes ``cameras`` (``fixed``, ``episode`` or ``moving``) and ``dome`` (a
-            :class:`gqn_rl.cameras.Dome`), or no room above the dome.
+            :class:`gqn_rl.cameras.Dome`), no room above the dome, or no argument that raises its cameras
+            (``camera_elevation`` or ``elevation``).
     """
     if cameras in (OWN, "missing"):
         return config.env
     env = make_env(config.env.id, config.env.kwargs)
     mode, dome = getattr(env.unwrapped, "cameras", None), getattr(env.unwrapped, "dome", None)
+    arguments = inspect.signature(type(env.unwrapped).__init__).parameters
     env.close()
     if mode is None or not isinstance(dome, Dome):
         raise UserError(
@@ -156,7 +161,12 @@ def env_seen_by(cameras: str, config: TrainConfig) -> EnvConfig:
     if cameras == "outside":
         if dome.elevation[1] >= 89:
             raise UserError(f"--cameras outside: there is no room above a dome up to {dome.elevation[1]:g} degrees")
-        kwargs["camera_elevation"] = list(dome.outside(DEGREES).elevation)
+        raised = next((name for name in ELEVATIONS if name in arguments), None)
+        if raised is None:
+            raise UserError(
+                f"--cameras outside: {config.env.id} takes no {' or '.join(ELEVATIONS)}, to raise its cameras"
+            )
+        kwargs[raised] = list(dome.outside(DEGREES).elevation)
     return EnvConfig(id=config.env.id, kwargs=kwargs)
 
 

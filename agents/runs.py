@@ -96,7 +96,7 @@ class RunFolder:
 
     def changed_versions(self) -> list[str]:
         """What of :func:`gqn_rl.versions.versions` is not as it was when this run was begun."""
-        return changed(read_json(self.versions))
+        return changed(read_json(self.versions), versions())
 
     def check_encoder(self, encoder_hash: str | None) -> None:
         """Raise :class:`UserError` unless ``encoder_hash`` is that of the encoder which this run was trained with."""

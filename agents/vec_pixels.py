@@ -35,12 +35,16 @@ class VecPixels(VecEnvWrapper):
         proprio: whether ``proprio`` and ``frame``, where there are any, are part of the observation.
 
     Raises:
-        ValueError: another observation space, or more channels than an image has rows or columns, which
-            Stable-Baselines3 would take for an image with its channels last.
+        ValueError: another observation space, a part of it called ``pixels``, or more channels than an image has rows
+            or columns, which Stable-Baselines3 would take for an image with its channels last.
     """
 
     def __init__(self, venv: VecEnv, stack: int = 1, proprio: bool = True) -> None:
         parts = check_views(venv.observation_space, "a policy on pixels")
+        if PIXELS_KEY in parts.spaces:
+            raise ValueError(
+                f"{PIXELS_KEY!r} is what the stacked pictures are called; name the observation's otherwise"
+            )
         if stack < 1:
             raise ValueError(f"stack must be at least 1, got {stack}")
         views, height, width, _ = parts["images"].shape or ()

@@ -310,6 +310,8 @@ def _vectors(parts: spaces.Dict, proprio: bool) -> dict[str, spaces.Box]:
             raise ValueError(
                 f"a scene vector is followed by other vectors, Box parts with one axis; found {key} {part}"
             )
+        if key in (POINTS, CERTAINTY, FEATURES):
+            raise ValueError(f"{key!r} is what a part of the scene vector is called; name the observation's otherwise")
         vectors[key] = part
     return vectors
 

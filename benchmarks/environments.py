@@ -35,7 +35,7 @@ import numpy as np
 
 import gqn_rl
 from gqn_rl.envs.base import SceneEnv
-from gqn_rl.envs.renderer import gl_description
+from gqn_rl.envs.gl_context import gl_description
 
 SIZE = 64
 VIEWS = 4

@@ -24,7 +24,8 @@ import numpy as np
 
 import gqn_rl
 from gqn_rl.envs.arm import ArmReach
-from gqn_rl.envs.renderer import FAST, gl_description
+from gqn_rl.envs.gl_context import gl_description
+from gqn_rl.envs.renderer import FAST
 
 SIZE = 64
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from gqn_rl.cameras import Dome, Fixed
 from gqn_rl.envs import kinova
 from gqn_rl.envs.arm_room import Appearance, room_spec, vivid_color
-from gqn_rl.envs.base import CameraMode, ObservationMode, SceneEnv, choose, part_of_the_way
+from gqn_rl.envs.base import CameraMode, ObservationMode, SceneEnv, check_action, choose, part_of_the_way
 from gqn_rl.envs.renderer import SMOOTH
 
 #: Seconds between decisions: 10 Hz, so that one decision moves the hand by centimetres.
@@ -189,6 +189,7 @@ class ArmReach(SceneEnv):
 
     def step(self, action: NDArray[np.float32]) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Hold joint velocities ``action`` (6,), a share of their limits in [-1, 1], for one control step."""
+        check_action(self.action_space, action)
         self.data.ctrl[:6] = np.clip(action, -1.0, 1.0) * kinova.MAX_VELOCITY
         mujoco.mj_step(self.model, self.data, nstep=self._substeps)
         mujoco.mj_kinematics(self.model, self.data)  # positions of now, not of one physics step ago
@@ -215,8 +216,9 @@ class ArmReach(SceneEnv):
     def perturb_factor(self, factor: str, rng: np.random.Generator) -> None:
         """Move ``target`` or ``arm`` part of the way to another draw; ``appearance`` is drawn anew.
 
-        The part is that of :func:`gqn_rl.envs.base.part_of_the_way`. Of the arm, a random number of joints next to the
-        base, one to four, keeps still, so that scenes also differ in the hand alone.
+        The part is that of :func:`gqn_rl.envs.base.part_of_the_way`. Where the ball's colour and size are random, it
+        gets new ones: only its place is near. Of the arm, a random number of joints next to the base, one to four,
+        keeps still, so that scenes also differ in the hand alone.
         """
         choose("factor", factor, self.scene_factors)
         if factor == "target":

@@ -7,7 +7,7 @@ what is true (``state``); :class:`SceneEnv` gives it eyes.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import replace
 from typing import Any, ClassVar, Final, Literal, get_args
 
@@ -43,9 +43,15 @@ def part_of_the_way(rng: np.random.Generator) -> float:
     return float(np.exp(rng.uniform(np.log(SMALLEST_MOVE), 0.0)))
 
 
+def check_action(space: spaces.Space[Any], action: Any) -> None:
+    """Raise ``ValueError`` for an action of another shape than ``space``, or another number than its; Boxes clip."""
+    if np.shape(action) != space.shape or (isinstance(space, spaces.Discrete) and not space.contains(action)):
+        raise ValueError(f"an action must be of {space}, got {action!r}")
+
+
 def size_pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
     """``64`` or ``(height, width)`` as a pair; raises ``ValueError`` unless both are at least 1."""
-    pair = (value, value) if isinstance(value, int) else tuple(value)
+    pair = tuple(value) if isinstance(value, Iterable) else (value, value)
     if len(pair) != 2 or not all(isinstance(n, (int, np.integer)) and n >= 1 for n in pair):
         raise ValueError(f"{name} must be a positive integer or (height, width), got {value!r}")
     return int(pair[0]), int(pair[1])
@@ -242,7 +248,7 @@ class SceneEnv(gym.Env[Any, NDArray[np.float32]]):
 
 
 def _range(elevation: tuple[float, float]) -> tuple[float, float]:
-    if len(elevation) != 2:
+    if not isinstance(elevation, Sized) or len(elevation) != 2:
         raise ValueError(f"camera_elevation must be (lowest, highest) in degrees, got {elevation!r}")
     return float(elevation[0]), float(elevation[1])
 

@@ -235,7 +235,8 @@ def first_frame() -> dict[str, str]:
     import mujoco
 
     from gqn_rl.cameras import look_at
-    from gqn_rl.envs.renderer import SceneRenderer, gl_description
+    from gqn_rl.envs.gl_context import gl_description
+    from gqn_rl.envs.renderer import SceneRenderer
 
     model = mujoco.MjModel.from_xml_string("<mujoco><worldbody><light/><geom size='1'/></worldbody></mujoco>")
     data = mujoco.MjData(model)

@@ -94,8 +94,13 @@ class MazeModel:
 
     def _paint(self, layout: MazeLayout) -> None:
         self._model.geom_matid[self._floor] = self._floors[0]
-        self._model.geom_matid[self._tiles] = self._floors[layout.rooms % len(self._floors)]
-        self._model.geom_matid[self._blocks] = self._walls[_nearby_room(layout) % len(self._walls)]
+        self._model.geom_matid[self._tiles] = self._floors[_looks(layout.rooms, len(self._floors))]
+        self._model.geom_matid[self._blocks] = self._walls[_looks(_nearby_room(layout), len(self._walls))]
+
+
+def _looks(rooms: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Which of ``count`` looks each cell has: corridors (room 0) the first, rooms the others in turn."""
+    return np.where(rooms > 0, 1 + (rooms - 1) % (count - 1), 0)
 
 
 def _nearby_room(layout: MazeLayout) -> NDArray[np.int64]:

@@ -127,7 +127,7 @@ class MazeExplore(Walker):
     ) -> None:
         self.task: Task = choose("task", task, get_args(Task))
         self.layouts: Layouts = choose("layouts", layouts, get_args(Layouts))
-        self.size: int = choose("size", size, SIZES)
+        self.size = int(choose("size", size, SIZES))
         for name, share in (("map_share", map_share), ("dome_share", dome_share)):
             if not 0 <= share <= 1:
                 raise ValueError(f"{name} must be from 0 to 1, got {share!r}")

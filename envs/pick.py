@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from gqn_rl.cameras import Dome, Fixed
 from gqn_rl.envs import kinova
 from gqn_rl.envs.arm_room import Appearance, room_spec, vivid_color
-from gqn_rl.envs.base import CameraMode, ObservationMode, SceneEnv, choose, part_of_the_way
+from gqn_rl.envs.base import CameraMode, ObservationMode, SceneEnv, check_action, choose, part_of_the_way
 from gqn_rl.types import Pose
 
 Reward = Literal["dense", "sparse"]
@@ -266,6 +266,7 @@ class ArmPick(SceneEnv):
 
     def step(self, action: NDArray[np.float32]) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Move the hand at velocity ``action[:3]`` and the fingers to ``action[3]``, in [-1, 1], for a control step."""
+        check_action(self.action_space, action)
         shares = np.clip(np.asarray(action, np.float64), -1.0, 1.0)
         finger = np.interp(shares[3], (-1.0, 1.0), FINGER_RANGE)
         for _ in range(round(CONTROL_STEP / IK_STEP)):

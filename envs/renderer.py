@@ -5,30 +5,21 @@ time in software OpenGL is multisampling (2.5 times), the 4096-texel shadow map 
 cylinders, and reading back frame by frame, so the ``fast`` quality leaves those out and draws all views of one
 moment side by side into one buffer that is read once (benchmarks/rendering.py measures it).
 
-One OpenGL context per process, made when first needed; each renderer keeps its own MuJoCo resources in it.
+One OpenGL context per process (:mod:`gqn_rl.envs.gl_context`); each renderer keeps its own MuJoCo resources in it.
 """
 
 from __future__ import annotations
 
-import atexit
-import contextlib
-import os
-import sys
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 import mujoco
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gqn_rl.cameras import check_poses
+from gqn_rl.envs.gl_context import CONTEXT, HINT
 from gqn_rl.types import RenderError
-
-HINT: Final = (
-    "headless OpenGL is missing or broken. On Debian or Ubuntu: "
-    "apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri libgl1; then set MUJOCO_GL=egl before Python starts "
-    "(MUJOCO_GL=osmesa where EGL is not to be had). `gqn-rl doctor` tells more."
-)
 
 
 @dataclass(frozen=True)
@@ -52,65 +43,6 @@ SMOOTH: Final = replace(FAST, supersample=2)
 SHADOWSIZE: Final = 256
 #: Large pictures for people.
 DETAILED: Final = Quality(offsamples=4, numslices=48, numstacks=24, numquads=4, shadowsize=2048)
-
-
-class _Context:
-    """The process's one OpenGL context. Renderers borrow it; it goes with the process."""
-
-    def __init__(self) -> None:
-        self._context: Any = None
-        self._pid = 0
-
-    def make_current(self) -> None:
-        if self._context is not None and self._pid != os.getpid():
-            raise RenderError(
-                "this process was forked from one that had already rendered, which hangs OpenGL; "
-                'start workers with the "forkserver" or "spawn" method'
-            )
-        if self._context is None:
-            self._context = _new_gl_context()
-            self._pid = os.getpid()
-        self._context.make_current()
-
-
-def _new_gl_context() -> Any:
-    try:
-        backend = _gl_backend()
-        if not hasattr(backend, "_context"):
-            backend._context = None  # of one that cannot be made, MuJoCo's own __del__ looks for it, and complains
-        context = backend(64, 64)
-        context.make_current()
-    except Exception as error:  # each GL backend raises its own kinds
-        raise RenderError(f"no OpenGL context ({type(error).__name__}: {error}); {HINT}") from error
-    atexit.register(_free, context)  # before the interpreter takes apart what freeing needs
-    return context
-
-
-def _free(context: Any) -> None:
-    """Free ``context``, unless another library, dm_control for one, has already ended OpenGL."""
-    with contextlib.suppress(Exception):
-        context.free()
-
-
-def _gl_backend() -> Any:
-    """MuJoCo's context class: the one MUJOCO_GL names, EGL on a Linux without a display, else the platform's own."""
-    if sys.platform == "linux" and not os.environ.get("MUJOCO_GL") and not os.environ.get("DISPLAY"):
-        from mujoco.egl import GLContext
-
-        return GLContext
-    return mujoco.GLContext
-
-
-_CONTEXT: Final = _Context()
-
-
-def gl_description() -> dict[str, str]:
-    """The OpenGL vendor, renderer and version in use; raises :class:`RenderError` where there is none."""
-    _CONTEXT.make_current()
-    from OpenGL import GL
-
-    names = {"vendor": GL.GL_VENDOR, "renderer": GL.GL_RENDERER, "version": GL.GL_VERSION}
-    return {name: GL.glGetString(code).decode() for name, code in names.items()}
 
 
 def renderer_version() -> str:
@@ -159,15 +91,8 @@ class SceneRenderer:
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FREE
         self._buffer = np.empty((self._drawn[0], self._drawn[1] * self._columns, 3), np.uint8)
 
-    @property
-    def context(self) -> mujoco.MjrContext:
-        """MuJoCo's GPU resources, uploaded on first use."""
-        _CONTEXT.make_current()
-        if self._context is None:
-            self._context = self._upload()
-        return self._context
-
     def _upload(self) -> mujoco.MjrContext:
+        """MuJoCo's GPU resources."""
         model, quality = self._model, self._quality
         vis = model.vis
         for name in ("offsamples", "numslices", "numstacks", "numquads"):
@@ -189,13 +114,15 @@ class SceneRenderer:
         if poses.ndim != 2:
             raise ValueError(f"poses must be (K, 5), got shape {poses.shape}")
         images = np.empty((len(poses), self._height, self._width, 3), np.uint8)
-        context = self.context
-        for start in range(0, len(poses), self._columns):
-            batch = poses[start : start + self._columns]
-            self._draw(data, batch, context)
-            whole = _average(self._buffer[::-1], self._quality.supersample)
-            tiles = whole.reshape(self._height, self._columns, self._width, 3)
-            images[start : start + len(batch)] = tiles.swapaxes(0, 1)[: len(batch)]
+        with CONTEXT.current():
+            if self._context is None:
+                self._context = self._upload()
+            for start in range(0, len(poses), self._columns):
+                batch = poses[start : start + self._columns]
+                self._draw(data, batch, self._context)
+                whole = _average(self._buffer[::-1], self._quality.supersample)
+                tiles = whole.reshape(self._height, self._columns, self._width, 3)
+                images[start : start + len(batch)] = tiles.swapaxes(0, 1)[: len(batch)]
         return images
 
     def _draw(self, data: mujoco.MjData, poses: NDArray[np.float32], context: mujoco.MjrContext) -> None:
@@ -224,8 +151,8 @@ class SceneRenderer:
     def close(self) -> None:
         """Free the OpenGL resources; rendering again makes them anew."""
         if self._context is not None:
-            _CONTEXT.make_current()
-            self._context.free()
+            with CONTEXT.current():
+                self._context.free()
             self._context = None
 
 

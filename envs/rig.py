@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import Any, Final, Literal, get_args
 
 import gymnasium as gym
@@ -144,7 +144,10 @@ class CameraRig(gym.Env[Any, Any]):
         self._tracked = dict(what.track if track is None else track)
         self._frame = (what.frame if frame is None else None if frame == "none" else frame) or ""
 
+        surveyed_with = _as_json(env_kwargs or {})
         self.inner = make_inner(env_id, env_kwargs or {})
+        if fps := self.inner.metadata.get("render_fps"):  # how often it decides is how fast a video has to run
+            self.metadata = {**self.metadata, "render_fps": fps}
         self.action_space = self.inner.action_space
         self._policy = find_policy(policy, self.action_space)
         self._observation, _ = self.inner.reset()
@@ -165,7 +168,7 @@ class CameraRig(gym.Env[Any, Any]):
         acting = "" if self._frame == "achieved_goal" else self._frame
         found = survey(
             env_id,
-            json.dumps(dict(env_kwargs or {}), sort_keys=True),
+            surveyed_with,
             (tuple(hide), tuple(show)),
             tuple(dict.fromkeys(filter(None, [*self._tracked.values(), acting]))),
             self._goals,
@@ -418,10 +421,19 @@ def _goals(space: spaces.Space[Any]) -> tuple[str, ...]:
     return tuple(name for name in GOAL_KEYS if name in space.spaces and space[name].shape == (3,))
 
 
+def _as_json(env_kwargs: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(dict(env_kwargs), sort_keys=True)
+    except TypeError as error:
+        raise ValueError(
+            f"env_kwargs must be what JSON can hold (numbers, texts, lists, mappings): {error}; got {env_kwargs!r}"
+        ) from None
+
+
 def _pair(name: str, value: float | Sequence[float] | None) -> tuple[float, float] | None:
     if value is None:
         return None
-    pair = (value, value) if isinstance(value, (int, float)) else tuple(value)
+    pair = tuple(value) if isinstance(value, Iterable) else (value, value)
     if len(pair) != 2 or not all(np.isfinite(pair)) or pair[0] > pair[1]:
         raise ValueError(f"{name} must be a number or (low, high), got {value!r}")
     return float(pair[0]), float(pair[1])
@@ -430,7 +442,7 @@ def _pair(name: str, value: float | Sequence[float] | None) -> tuple[float, floa
 def _triple(name: str, value: Sequence[float] | None) -> tuple[float, float, float] | None:
     if value is None:
         return None
-    if len(value) != 3 or not all(np.isfinite(value)):
+    if not isinstance(value, Sized) or len(value) != 3 or not all(np.isfinite(value)):
         raise ValueError(f"{name} must be x, y, z in metres, got {value!r}")
     x, y, z = value
     return float(x), float(y), float(z)

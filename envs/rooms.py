@@ -19,7 +19,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from gqn_rl.cameras import Dome, Fixed, look_at
-from gqn_rl.envs.base import CameraMode, ObservationMode, SceneEnv, choose, part_of_the_way
+from gqn_rl.envs.base import CameraMode, ObservationMode, SceneEnv, check_action, choose, part_of_the_way
 from gqn_rl.envs.colors import distinct_hues, rgb
 from gqn_rl.envs.room_model import (
     COMMON_GROUP,
@@ -350,6 +350,7 @@ class _RoomView(Room):
 
     def step(self, action: NDArray[np.float32]) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Move the last camera by ``action``, shares of the largest moves in [-1, 1]; the reward is 0."""
+        check_action(self.action_space, action)
         driven = self._moved(self._poses[-1], np.clip(action, -1.0, 1.0))
         self._place_cameras(new_episode=False)
         self._poses = np.concatenate([self._poses[:-1], driven[None]])

@@ -17,7 +17,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from gqn_rl.cameras import Dome, Fixed
-from gqn_rl.envs.base import CameraMode, ObservationMode, SceneEnv, choose
+from gqn_rl.envs.base import CameraMode, ObservationMode, SceneEnv, check_action, choose
 from gqn_rl.envs.blocks import Cells, mirror_image, random_chain, random_chiral_chain
 from gqn_rl.envs.colors import distinct_hues, rgb
 from gqn_rl.envs.renderer import SMOOTH
@@ -242,6 +242,7 @@ class ShepardMetzler(SceneEnv):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Move the last camera, and answer or not, by ``action``, as the class's documentation has it."""
+        check_action(self.action_space, action)
         around, up, *answer = DISCRETE[action] if self.actions == "discrete" else np.clip(action, -1.0, 1.0)
         driven = self._moved(self._poses[-1], MOVE * float(around), MOVE * float(up))
         self._place_cameras(new_episode=False)

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from gqn_rl.envs.base import SceneEnv, choose
+from gqn_rl.envs.base import SceneEnv, check_action, choose
 from gqn_rl.envs.room_model import DETAILED_GROUP, LENGTH_UNIT
 from gqn_rl.types import POSE_SIZE
 
@@ -94,6 +94,7 @@ class Walker(SceneEnv):
 
     def _walk(self, action: Any) -> None:
         """Turn and go for one decision: ``action`` (2,), shares of the limits in [-1, 1], or a discrete action."""
+        check_action(self.action_space, action)
         turn, forward = DISCRETE[action] if self.actions == "discrete" else np.clip(action, -1.0, 1.0)
         self.data.ctrl[:] = forward * MAX_SPEED, 0.0, turn * MAX_TURN
         mujoco.mj_step(self.model, self.data, nstep=self._substeps)

@@ -278,8 +278,14 @@ class SceneDataset:
             self.states: NDArray[np.float32] = np.load(self.folder / "states.npy", mmap_mode="r")
         except (OSError, ValueError) as error:
             raise UserError(f"{folder} is damaged: {error}; record it again") from None
-        if self.images.shape[:4] != self.manifest.shape:
-            raise UserError(f"{folder} is damaged: images are {self.images.shape}, expected {self.manifest.shape}")
+        scenes, views, height, width = self.manifest.shape
+        for what, array, shape in (
+            ("images", self.images, (scenes, views, height, width, 3)),
+            ("poses", self.poses, (scenes, views, POSE_SIZE)),
+            ("states", self.states, (scenes, self.manifest.state_size)),
+        ):
+            if array.shape != shape:
+                raise UserError(f"{folder} is damaged: {what} are {array.shape}, expected {shape}; record it again")
 
     def __len__(self) -> int:
         return len(self.images)

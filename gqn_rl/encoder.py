@@ -286,6 +286,8 @@ def load_encoder(spec: str) -> SceneEncoder:
         factory = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError, ValueError) as error:  # ValueError: an empty module name
         raise UserError(f"encoder {spec!r} cannot be imported: {error}; it is named module:Class") from None
+    except Exception as error:  # a user's module may raise anything
+        raise UserError(f"encoder {spec!r} cannot be imported: {type(error).__name__}: {error}") from error
     try:
         encoder = factory()
     except Exception as error:  # a user's code may raise anything

@@ -220,16 +220,18 @@ def _judged(card: Mapping[str, Any], size: int) -> str:
     if "probes" in card:
         found = card["probes"]
         degrees = found["outside_degrees"]
-        regions = "inside the region of training" + ("" if degrees is None else f" and {degrees:g} degrees outside")
+        regions = "inside the region of training" + (
+            "" if degrees is None else f" and up to {degrees:g} degrees outside"
+        )
         drawn = "".join(
             f" Views that it did not get are drawn with a PSNR of {numbers['psnr_db']:.1f} dB from the prior and "
-            f"{numbers['posterior_psnr_db']:.1f} dB from the posterior, cameras {region}."
+            f"{numbers['posterior_psnr_db']:.1f} dB from the posterior, {numbers['scenes']} scenes, cameras {region}."
             for region, numbers in found.get("drawing", {}).items()
             if "posterior_psnr_db" in numbers  # cards of before that was measured
         )
         return (
-            f"Ridge regression from the vector: R2 and median error on {found['scenes']} held-out scenes, cameras "
-            f"{regions}.{drawn}"
+            f"Ridge regression from the vector, fitted on half of {found['scenes']} held-out scenes: R2 and median "
+            f"error on the others, cameras {regions}.{drawn}"
         )
     settings = card.get("pretraining", {})
     scenes, views = settings.get("held_out", "held-out"), settings.get("max_context", "several")

@@ -77,6 +77,7 @@ class Row(NamedTuple):
     contradicted: float  #: nats
     contradicted_95: float
     told_apart: float  #: share of scenes in which the contradiction surprises more than the truth
+    told_apart_95: float
 
 
 def photograph(source: SceneSource, plan: ImaginationPlan, progress: Callable[[int], None]) -> Iterator[Shots]:
@@ -131,9 +132,10 @@ def table(imagined: Imagined) -> list[Row]:
     rows = []
     for views, (error, spread, surprise, contradicted) in enumerate(zip(*imagined[:4], strict=True)):
         numbers: list[float] = []
-        for values in (error / imagined.mean_error, spread, surprise, contradicted):
+        apart = (contradicted > surprise).astype(np.float64)
+        for values in (error / imagined.mean_error, spread, surprise, contradicted, apart):
             numbers += [float(values.mean()), float(NORMAL_95 * values.std(ddof=1) / np.sqrt(len(values)))]
-        rows.append(Row._make([views, *numbers, float((contradicted > surprise).mean())]))
+        rows.append(Row._make([views, *numbers]))
     return rows
 
 

@@ -119,7 +119,7 @@ def print_findings(plans: Plans, found: Findings) -> None:
 def _print_table(rows: Sequence[Row]) -> None:
     """Print a line for each number of context views."""
     print(
-        f"{'views':>5}{'MSE of the mean':>20}{'spread':>17}{'surprise, nats':>19}{'contradicted':>19}{'told apart':>12}"
+        f"{'views':>5}{'MSE of the mean':>20}{'spread':>17}{'surprise, nats':>19}{'contradicted':>19}{'told apart':>17}"
     )
     for row in rows:
         print(
@@ -128,7 +128,7 @@ def _print_table(rows: Sequence[Row]) -> None:
             f"{f'{row.spread:.4f} +- {row.spread_95:.4f}':>17}"
             f"{f'{row.surprise:.0f} +- {row.surprise_95:.0f}':>19}"
             f"{f'{row.contradicted:.0f} +- {row.contradicted_95:.0f}':>19}"
-            f"{row.told_apart:>12.1%}"
+            f"{f'{row.told_apart:.1%} +- {row.told_apart_95:.1%}':>17}"
         )
 
 
@@ -198,9 +198,9 @@ def _summarise(plan: AlgebraPlan, algebra: Algebra) -> dict[str, Any]:
         "views": plan.views,
         "chance": algebra.chance,
         "combined": round(float(algebra.combined.mean()), 6),
-        "combined_95": round(float(half * algebra.combined.std()), 6),
+        "combined_95": round(float(half * algebra.combined.std(ddof=1)), 6),
         "recognised": round(float(algebra.recognised.mean()), 6),
-        "recognised_95": round(float(half * algebra.recognised.std()), 6),
+        "recognised_95": round(float(half * algebra.recognised.std(ddof=1)), 6),
     }
 
 

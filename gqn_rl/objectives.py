@@ -95,7 +95,8 @@ class ContrastHead(nn.Module):
         both = F.normalize(self.project(torch.cat([first, second])).float(), dim=1)
         a, b = both.chunk(2)
         # CLIP (Radford et al. 2021, section 2.5) clips the learned scale at 100.
-        return info_nce(a @ b.T * self.log_scale.clamp(max=math.log(100.0)).exp())
+        with torch.autocast(a.device.type, enabled=False):  # what bfloat16 rounds away of a cosine, the scale enlarges
+            return info_nce(a @ b.T * self.log_scale.clamp(max=math.log(100.0)).exp())
 
 
 class Losses(NamedTuple):

@@ -63,6 +63,16 @@ class World(NamedTuple):
         dist.all_reduce(total)
         return bool(total.item())
 
+    def agrees(self, *numbers: int) -> bool:
+        """Whether all processes have the same ``numbers``, of 63 bits each."""
+        if self.size == 1:
+            return True
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        mine = torch.tensor(numbers, device=device)
+        parts = [torch.empty_like(mine) for _ in range(self.size)]
+        dist.all_gather(parts, mine)
+        return all(bool((part == mine).all()) for part in parts)
+
 
 class _Gather(torch.autograd.Function):
     @staticmethod

@@ -31,7 +31,7 @@ from gqn_rl.config import UserError
 from gqn_rl.encoder import GQNEncoder
 from gqn_rl.files import atomic_path, locked, read_json, strangers, write_json, write_text
 from gqn_rl.pictures import grid, save_png, to_uint8
-from gqn_rl.pretraining import Evaluation, PretrainConfig, Pretraining, Step
+from gqn_rl.pretraining import Evaluation, PretrainConfig, Pretraining, Step, choose_precision
 from gqn_rl.types import Views
 from gqn_rl.versions import changed, versions
 
@@ -90,11 +90,10 @@ def follow(pretraining: Pretraining, folder: Path, stop: Callable[[], bool] = la
     """What processes that do not lead do while the leader calls :func:`run`: train along, and write nothing.
 
     Raises:
+        UserError: they do not begin at the same step of the same recording.
         KeyboardInterrupt: ``stop`` said so, here or in another process.
     """
-    checkpoint = folder / "checkpoint.pt"
-    if checkpoint.exists():
-        pretraining.load(checkpoint)
+    _load(pretraining, folder)
     for step in pretraining.steps():
         if pretraining.world.any(stop()) and step.number < pretraining.config.steps:
             raise KeyboardInterrupt(f"interrupted at step {step.number}; run the same command to go on")
@@ -102,10 +101,11 @@ def follow(pretraining: Pretraining, folder: Path, stop: Callable[[], bool] = la
 
 def _run(pretraining: Pretraining, folder: Path, log: Log, stop: Callable[[], bool]) -> GQNEncoder:
     checkpoint = folder / "checkpoint.pt"
-    if checkpoint.exists():
-        pretraining.load(checkpoint)
-    if not (checkpoint.exists() and (folder / VERSIONS).exists()):  # earlier releases did not write it
-        write_json(folder / VERSIONS, versions())
+    resumes = _load(pretraining, folder)
+    precision = choose_precision(pretraining.config.precision, pretraining.device)
+    circumstances = {**versions(), "device": str(pretraining.device), "precision": precision}
+    if not (resumes and (folder / VERSIONS).exists()):  # earlier releases did not write it
+        write_json(folder / VERSIONS, circumstances)
     write_text(folder / "config.yaml", pretraining.config.to_yaml())
     metrics = _Table(folder / "metrics.csv", pretraining.step)
     evaluations = _Table(folder / "evaluations.csv", pretraining.step)
@@ -113,7 +113,7 @@ def _run(pretraining: Pretraining, folder: Path, log: Log, stop: Callable[[], bo
     began = time.monotonic() - metrics.last("wall_s")
     with tqdm(total=config.steps, initial=pretraining.step, unit="step", smoothing=0.05, disable=None) as bar:
         bar.write(f"pretraining in {folder}: {config.steps} steps of {config.batch} scenes")
-        if differences := changed(read_json(folder / VERSIONS)):
+        if differences := changed(read_json(folder / VERSIONS), circumstances):
             bar.write(f"note: {', '.join(differences)} since this run began; it will not repeat exactly")
         for step in pretraining.steps():
             bar.update(1)
@@ -136,6 +136,20 @@ def _run(pretraining: Pretraining, folder: Path, log: Log, stop: Callable[[], bo
             if stopping and not last:
                 raise KeyboardInterrupt(f"interrupted at step {step.number}; run the same command to go on")
     return _finish(pretraining, folder, metrics.last("wall_s"), evaluations.rows[-1])
+
+
+def _load(pretraining: Pretraining, folder: Path) -> bool:
+    """Go to the folder's checkpoint, if there is one; returns whether there is. All processes are to see the same."""
+    checkpoint = folder / "checkpoint.pt"
+    resumes = checkpoint.exists()
+    if resumes:
+        pretraining.load(checkpoint)
+    recording = int(pretraining.dataset.manifest.sha256[:15], 16)
+    if not pretraining.world.agrees(pretraining.step, recording):
+        raise UserError(
+            f"the processes see different folders: --out {folder} and --data must be shared by all machines"
+        )
+    return resumes
 
 
 def _evaluate(pretraining: Pretraining, folder: Path) -> Evaluation:

@@ -95,6 +95,11 @@ class PretrainConfig(Config):
             )
         points = self.model.representation.kind == "points"
         compares = self.objective.contrast or (self.objective.geometry and points)
+        if not (compares or self.objective.likelihood or self.objective.prior_mean):
+            raise ValueError(
+                "nothing is learnt: objective.contrast, objective.likelihood, objective.prior_mean or, with "
+                "representation.kind points, objective.geometry must be above 0"
+            )
         if self.compare_first and not compares:
             raise ValueError(
                 f"compare_first is {self.compare_first}, but nothing compares: objective.contrast, or "
@@ -176,13 +181,18 @@ class Evaluation:
         return {**numbers, "prior_mse_relative": self.prior_mse / self.mean_image_mse, **self.probes}
 
 
+def choose_precision(precision: str, device: torch.device) -> str:
+    """``float32`` or ``bfloat16``: what ``precision`` says; for ``auto`` bfloat16 where hardware is faster at it."""
+    if precision != "auto":
+        return precision
+    amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    return "bfloat16" if device.type == "cuda" or amx() else "float32"
+
+
 def autocast(precision: str, device: torch.device) -> Any:
-    """The autocast context for ``precision``; ``auto`` is bfloat16 where the hardware multiplies it faster."""
-    if precision == "auto":
-        amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-        fast = device.type == "cuda" or amx()
-        precision = "bfloat16" if fast else "float32"
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    """The autocast context for ``precision``, see :func:`choose_precision`."""
+    bfloat16 = choose_precision(precision, device) == "bfloat16"
+    return torch.autocast(device.type, torch.bfloat16, enabled=bfloat16)
 
 
 class Pretraining:
@@ -221,6 +231,8 @@ class Pretraining:
         self._optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
         self._train_scenes = len(dataset) - config.held_out
         self._block = dataset.block
+        #: Scenes of whole blocks to train on; one that reaches into the held-out scenes shares factors with them.
+        self._apart_scenes = self._train_scenes // self._block.size * self._block.size
 
     def _start_from(self, name: str) -> None:
         """Take over the weights of the encoder ``name``; cameras' angles and the unit of length may differ from its."""
@@ -271,7 +283,7 @@ class Pretraining:
     def _batch(self, rng: np.random.Generator, apart: bool = False) -> tuple[Views, Tensor, Views]:
         config = self.config
         if apart:  # what is compared must be hard to tell apart, what is drawn as different as can be
-            scenes = rng.choice(self._train_scenes, size=config.batch, replace=False)
+            scenes = rng.choice(self._apart_scenes, size=config.batch, replace=False)
         else:
             part = config.parts[int(rng.integers(len(config.parts)))]
             scenes = sample_scenes(rng, self._train_scenes, self._block, config.batch, part)
@@ -321,7 +333,7 @@ class Pretraining:
         excess = 0.5 * sums["posterior_mse"] * pixels / sigma**2
         single, vectors = self._vectors(held_out)
         # Spread over the recording: scenes of one block share targets or poses, and would count for fewer.
-        fit = np.linspace(0, self._train_scenes - 1, min(probe_scenes, self._train_scenes)).astype(np.int64)
+        fit = np.linspace(0, self._apart_scenes - 1, min(probe_scenes, self._apart_scenes)).astype(np.int64)
         probes = self._probe(fit, self._vectors(fit)[1], held_out, vectors)
         self.model.train()
         return Evaluation(

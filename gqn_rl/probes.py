@@ -300,8 +300,13 @@ def _freeze(encoder: SceneEncoder) -> torch.device:
 def _encode(encoder: SceneEncoder, views: Views, device: torch.device) -> NDArray[np.float32]:
     """The vectors (n, D) of ``views`` (n, K), numpy arrays."""
     images, poses = (torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in views)
-    vectors = encoder.encode(images, poses).float().cpu().numpy()
-    what = f"{type(encoder).__name__}.encode returned"
+    name = type(encoder).__name__
+    try:
+        vectors = encoder.encode(images, poses).float().cpu().numpy()
+    except Exception as error:  # a user's code may raise anything
+        shapes = f"images {tuple(images.shape)} and poses {tuple(poses.shape)}"
+        raise UserError(f"encoder {name} fails on {shapes}: {type(error).__name__}: {error}") from error
+    what = f"{name}.encode returned"
     if vectors.shape != (len(images), encoder.size):
         raise UserError(
             f"{what} shape {vectors.shape} for {len(images)} scenes; with size {encoder.size} it must be "

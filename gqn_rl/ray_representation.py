@@ -228,7 +228,8 @@ class PointAttention(Representation):
         pooled = attention @ tokens  # (N, heads, token_channels)
         # Lengths need float32: precisions span four orders of magnitude.
         said = (torch.einsum("nkt,kto->nko", pooled, self.place) + self.place_bias).float()
-        up_right = attention.float() @ self.places + said[..., :2] * (2 / self.tokens.grid[0])
+        with torch.autocast(images.device.type, enabled=False):
+            up_right = attention.float() @ self.places + said[..., :2] * (2 / self.tokens.grid[0])
         directions = self._directions(poses, up_right)
         origins = (poses[:, None, :3] / self.length_scale).expand_as(directions)
         nearest = ((self.centre - origins) * directions).sum(-1).clamp_min(NEAREST)

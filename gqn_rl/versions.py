@@ -9,19 +9,25 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
+import torch
+
 import gqn_rl
 
 #: Packages whose version can change a result.
 PACKAGES: Final = ("torch", "stable-baselines3", "sb3-contrib", "gymnasium", "mujoco", "numpy")
 
 
-def versions() -> dict[str, str | None]:
-    """Versions by name, the clone's commit under ``git_commit``; None for what is not installed."""
-    found: dict[str, str | None] = {
+def versions() -> dict[str, str | int | None]:
+    """Versions by name, the clone's commit under ``git_commit``; None for what is not installed.
+
+    ``threads`` are those that PyTorch computes with in this process: they decide how sums are rounded.
+    """
+    found: dict[str, str | int | None] = {
         "gqn_rl": gqn_rl.__version__,
         "git_commit": _git_commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
     }
     for package in PACKAGES:
         try:
@@ -31,9 +37,8 @@ def versions() -> dict[str, str | None]:
     return found
 
 
-def changed(begun_with: Mapping[str, Any]) -> list[str]:
-    """What of :func:`versions` is not as in ``begun_with``, an earlier answer of it, as ``name old -> new``."""
-    now = versions()
+def changed(begun_with: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What is not ``now`` as in ``begun_with``, two answers of :func:`versions`, as ``name old -> new``."""
     return [f"{name} {begun_with[name]} -> {now[name]}" for name in now if begun_with.get(name, now[name]) != now[name]]
 
 

@@ -159,6 +159,11 @@ def test_damage_and_absence_are_one_line(recording: Path, tmp_path: Path) -> Non
         SceneDataset(tmp_path)
     copy = tmp_path / "copy"
     shutil.copytree(recording, copy)
+    whole = (copy / "poses.npy").read_bytes()
+    np.save(copy / "poses.npy", np.load(copy / "poses.npy")[:-1])
+    with pytest.raises(UserError, match=r"damaged: poses are \(\d+, .*, expected .*; record it again"):
+        SceneDataset(copy)
+    (copy / "poses.npy").write_bytes(whole)
     (copy / "images.npy").write_bytes(b"rubbish")
     with pytest.raises(UserError, match="damaged"):
         SceneDataset(copy)

@@ -11,7 +11,7 @@ import gymnasium as gym
 import pytest
 
 from gqn_rl.envs import doctor
-from gqn_rl.envs.renderer import HINT
+from gqn_rl.envs.gl_context import HINT
 
 ROOT = Path(__file__).resolve().parent.parent
 

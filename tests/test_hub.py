@@ -543,15 +543,15 @@ def test_page_shows_what_the_probe_measured() -> None:
     shapes = {str(k): {"accuracy": 0.5 + k / 10, "chance": 0.25} for k in (1, 2)}
     colors = {str(k): {"r2": k / 4} for k in (1, 2)}
     ridge = {"inside": {"hand": readings, "shape": shapes, "color": colors}}
-    drawing = {"inside": {"psnr_db": 27.04, "posterior_psnr_db": 31.0}}
+    drawing = {"inside": {"psnr_db": 27.04, "posterior_psnr_db": 31.0, "scenes": 45}}
     probes = {"ridge": ridge, "drawing": drawing, "scenes": 123, "outside_degrees": None}
     page = model_card({"camera": CAMERA, "probes": probes}, Reference("me/encoder"), 64)
     assert "| quantity | 1 view | 2 views |" in page
     assert "| hand, cameras inside | R2 0.910, 10.0 cm | R2 0.920, 5.0 cm |" in page
     assert "| shape, cameras inside | 60.0% right (chance 25.0%) | 70.0% right (chance 25.0%) |" in page
     assert "| color, cameras inside | R2 0.250 | R2 0.500 |" in page
-    assert "123 held-out scenes, cameras inside the region of training. Views" in page
-    assert "a PSNR of 27.0 dB from the prior and 31.0 dB from the posterior, cameras inside" in page
+    assert "fitted on half of 123 held-out scenes: R2 and median error on the others, cameras inside the region" in page
+    assert "a PSNR of 27.0 dB from the prior and 31.0 dB from the posterior, 45 scenes, cameras inside" in page
 
 
 def test_page_of_a_bare_card_leaves_out_what_it_does_not_know(hub: Hub, connect: Connect) -> None:

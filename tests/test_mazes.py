@@ -343,6 +343,19 @@ def test_rooms_and_corridors_look_different() -> None:
     assert len(looks) == len(WALLS) + len(FLOORS)
 
 
+def test_no_room_of_a_large_maze_looks_like_its_corridors() -> None:
+    with maze(size=13) as env:
+        counts = set()
+        for seed in range(8):
+            env.new_scene(np.random.default_rng(seed))
+            layout: MazeLayout = env._layout
+            counts.add(int(layout.rooms.max()))
+            for i, j in np.argwhere(layout.rooms > 0):
+                tile = env.model.geom_matid[env.model.geom(f"tile_{i}_{j}").id]
+                assert tile != env.model.geom_matid[env.model.geom("floor").id]
+        assert max(counts) > len(FLOORS)  # more than there are floors
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_drawing_one_factor_leaves_the_others(task: Any) -> None:
     with maze(task=task) as env:

@@ -104,6 +104,42 @@ def test_two_processes_equal_one_with_the_same_batch(data: SceneDataset, tmp_pat
             assert two[name] == pytest.approx(one[name], rel=1e-3, nan_ok=True), name
 
 
+#: Each process has a folder of its own; only the one that leads has a checkpoint in it. sys.argv: recording, folder.
+APART = """
+import sys
+from pathlib import Path
+from gqn_rl.config import UserError
+from gqn_rl.data import SceneDataset
+from gqn_rl.parallel import joined
+from gqn_rl.pretrain_run import follow, run
+from gqn_rl.pretraining import PretrainConfig, Pretraining
+
+recording, folder = sys.argv[1], Path(sys.argv[2])
+config = PretrainConfig.from_yaml(folder / "config.yaml")
+with joined("cpu") as (world, device):
+    pretraining = Pretraining(config, SceneDataset(recording), device, world)
+    try:
+        run(pretraining, folder) if world.leads else follow(pretraining, folder / "another machine's")
+    except UserError as error:
+        assert "must be shared by all machines" in str(error), error
+    else:
+        raise AssertionError("nobody noticed")
+"""
+
+
+def test_machines_that_do_not_share_their_folders_are_found_out(data: SceneDataset, tmp_path: Path) -> None:  # noqa: F811
+    config = config_with("points", 0)
+    begun = Pretraining(config, data)
+    with pytest.raises(KeyboardInterrupt):
+        run(begun, tmp_path / "run", stop=lambda: begun.step == 2)
+    (tmp_path / "worker.py").write_text(APART)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*torchrun, tmp_path / "worker.py", data.folder, tmp_path / "run"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "run" / "encoder.json").exists()
+
+
 def test_shares_cover_everything_once() -> None:
     for size in (1, 2, 3):
         numbers = list(range(12))
@@ -120,6 +156,7 @@ def test_alone_nothing_is_exchanged() -> None:
     assert torch.equal(tensor, before)
     assert world.any(True)
     assert not world.any(False)
+    assert world.agrees(3, 2**60)
 
 
 @pytest.mark.parametrize(("name", "processes"), [("batch", 5), ("drawn", 4), ("explained", 2)])

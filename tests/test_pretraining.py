@@ -29,7 +29,7 @@ from gqn_rl.gqn import GQNConfig
 from gqn_rl.objectives import ContrastHead, ObjectiveConfig
 from gqn_rl.pictures import LINE, grid, to_uint8
 from gqn_rl.pretrain_run import run
-from gqn_rl.pretraining import PretrainConfig, Pretraining, Ramp
+from gqn_rl.pretraining import PretrainConfig, Pretraining, Ramp, choose_precision
 from gqn_rl.types import Views
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -129,10 +129,13 @@ def test_what_changed_since_a_run_began_is_said(
         run(begun, tmp_path, stop=lambda: begun.step == 2)
     file = tmp_path / "versions.json"
     now = json.loads(file.read_text())
-    file.write_text(json.dumps({**now, "torch": "1.0"}))
+    assert now["threads"] == torch.get_num_threads()
+    assert (now["device"], now["precision"]) == ("cpu", choose_precision("auto", torch.device("cpu")))
+    file.write_text(json.dumps({**now, "torch": "1.0", "device": "cuda:0"}))
     assert "since this run began" not in capsys.readouterr().out
     run(Pretraining(config, data), tmp_path)
-    assert f"note: torch 1.0 -> {now['torch']} since this run began" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"note: torch 1.0 -> {now['torch']}, device cuda:0 -> cpu since this run began" in said
 
 
 @pytest.mark.slow
@@ -258,6 +261,7 @@ def test_contrast_wants_two_views() -> None:
         ({"objective": {"contrast": 1.0}}, "objective.contrast compares features: .*channels must be above 0"),
         ({"model": {"representation": {"kind": "ray"}}}, "representation 'ray' needs channels above 0"),
         ({"compare_first": 1.0}, "compare_first"),
+        ({"objective": {"geometry": 0, "likelihood": 0, "prior_mean": 0}}, "nothing is learnt: objective.contrast"),
         ({"compare_first": 0.1, "objective": {"geometry": 0}}, "compare_first is 0.1, but nothing compares"),
         ({"query": "seen"}, "query 'seen' draws the only view that is given: max_context must be 1, got 3"),
         (

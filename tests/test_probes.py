@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import imageio.v3 as iio
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from gqn_rl.cameras import Dome
+from gqn_rl.cli import main
 from gqn_rl.config import UserError
 from gqn_rl.data import BlockPlan, set_scene
 from gqn_rl.generator import GeneratorConfig
@@ -300,6 +302,27 @@ class Wrong:
 def test_unfit_vectors_are_named(vectors: torch.Tensor, words: str) -> None:
     with pytest.raises(UserError, match=words):
         look(Spot(DOME), Wrong(vectors))
+
+
+class Picky:
+    """Takes three views or more, and cameras of another field of view than ``Spot`` has."""
+
+    size = 2
+
+    def encode(self, images: torch.Tensor, poses: torch.Tensor) -> torch.Tensor:
+        if images.shape[1] < 3:
+            raise RuntimeError("three views are needed")
+        return images.new_zeros(len(images), 2, dtype=torch.float32)
+
+    def check(self, camera: dict[str, Any]) -> None:
+        raise UserError(f"not these cameras of {camera['fovy']:g} degrees")
+
+
+def test_an_encoder_that_fails_says_so_in_one_line_before_or_in_the_work(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match=r"Picky fails on images \(64, 1, .*: RuntimeError: three views are needed"):
+        look(Spot(DOME), Picky())
+    assert main(["probe", "test_probes:Picky", "--env", "gqn_rl/ArmReach-v0", "--scenes", "8"]) == 2
+    assert capsys.readouterr().err == "error: not these cameras of 45 degrees\n"
 
 
 class Described(Spot):

@@ -50,6 +50,22 @@ BARE = """<mujoco><worldbody><body><inertial pos="0 0 0" mass="1" diaginertia="1
 PUCK = '<geom name="puck" type="sphere" size=".1" rgba="1 0 0 1"/>'
 
 
+def test_a_video_of_it_runs_as_fast_as_the_environment_decides() -> None:
+    for env_id, kwargs in (("Reacher-v5", {}), ("Pusher-v5", {})):
+        rig: Any = gym.make(f"gqn_rl:{CAMERA_RIG}", env_id=env_id, env_kwargs=kwargs).unwrapped
+        assert rig.metadata["render_fps"] == rig.inner.metadata["render_fps"]
+        rig.close()
+    assert CameraRig.metadata["render_fps"] == 25
+
+
+def test_options_that_json_cannot_hold_are_named() -> None:
+    with pytest.raises(ValueError, match=r"env_kwargs must be what JSON can hold .*float32"):
+        CameraRig("Reacher-v5", env_kwargs={"reward_dist_weight": np.float32(1)})
+    for name, value, words in (("radius", "far", "a number or"), ("center", 3, "x, y, z")):
+        with pytest.raises(ValueError, match=f"{name} must be {words}"):
+            CameraRig("Reacher-v5", **{name: value})  # type: ignore[arg-type]
+
+
 class World(gym.Env[Any, Any]):
     """A puck on a slide, as small as a MuJoCo environment can be."""
 

@@ -12,6 +12,7 @@ import pytest
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
+from gqn_rl import CAMERA_RIG
 from gqn_rl.agents.build import make_env, make_vec_env
 from gqn_rl.agents.replay import replay
 from gqn_rl.agents.robustness import (
@@ -205,6 +206,18 @@ def test_shares_are_of_the_way_from_random_to_own(run: Path) -> None:
     assert np.isnan([line.share for line in worse]).all()  # no better than random: there is nothing to share
 
 
+def test_cameras_of_a_rig_are_raised_by_its_own_option() -> None:
+    rig = {"id": CAMERA_RIG, "kwargs": {"env_id": "Reacher-v5", "views": 2}}
+    own = TrainConfig.from_mapping({**values(pixels={}), "env": rig})
+    raised = env_seen_by("outside", own)
+    before, after = make_env(rig["id"], rig["kwargs"]), make_env(raised.id, raised.kwargs)
+    assert after.unwrapped.dome.elevation == pytest.approx(before.unwrapped.dome.outside(DEGREES).elevation)  # type: ignore[attr-defined]
+    assert after.unwrapped.dome.radius == before.unwrapped.dome.radius  # type: ignore[attr-defined]
+    assert np.array_equal(after.unwrapped.center, before.unwrapped.center)  # type: ignore[attr-defined]
+    before.close()
+    after.close()
+
+
 def test_a_table_is_read_and_written_in_one_turn(tmp_path: Path) -> None:
     path = tmp_path / "cameras.csv"
     line = Line("t", "a", 0, "final_model.zip", "own", 50, 0, score=1.5, success=1.0, share=100.0)
@@ -239,7 +252,7 @@ def test_table_keeps_one_line_for_each_measurement(tmp_path: Path) -> None:
     [
         ({"kwargs": {"obs_mode": "state"}}, "unseen", "neither an encoder nor pixels"),
         ({"pixels": {}, "kwargs": {"views": 1}}, "missing", "one camera only"),
-        ({"pixels": {}, "env": {"id": "gqn_rl/RoomNavigate-v0"}}, "outside", "camera_elevation"),
+        ({"pixels": {}, "env": {"id": "gqn_rl/RoomNavigate-v0"}}, "outside", "takes no camera_elevation or elevation"),
         ({"pixels": {}, "env": {"id": "conftest:toy/Reach-v0"}}, "unseen", "`cameras` and a `dome`"),
     ],
 )

@@ -118,6 +118,14 @@ def test_stacks_equal_a_slow_reference_across_episode_ends(stack: int, n_envs: i
     assert ends >= 3 * n_envs
 
 
+class WithPixels(Wide):
+    """It calls numbers of its own ``pixels``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space = spaces.Dict({**self.observation_space.spaces, "pixels": spaces.Box(0, 1, (3,))})
+
+
 def test_without_proprioception_neither_sensors_nor_frame_are_seen() -> None:
     venv = VecPixels(DummyVecEnv([Wide]), proprio=False)
     assert set(venv.observation_space.spaces) == {"pixels", "poses", "goal"} == set(venv.reset())  # type: ignore[attr-defined]
@@ -126,6 +134,8 @@ def test_without_proprioception_neither_sensors_nor_frame_are_seen() -> None:
 def test_nonsense_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match=r"a policy on pixels needs a Dict observation .*; found Box"):
         VecPixels(make_vec_env(TOY_ID, {"obs_mode": "state"}, 1, 0))
+    with pytest.raises(ValueError, match=r"'pixels' is what the stacked pictures are called"):
+        VecPixels(DummyVecEnv([WithPixels]))
     with pytest.raises(ValueError, match=r"stack must be at least 1, got 0"):
         VecPixels(make_vec_env(TOY_ID, {}, 1, 0), stack=0)
     with pytest.raises(ValueError, match=rf"{VIEWS} views with stack 2 are 12 channels; .* here {SIDE} x {SIDE}"):

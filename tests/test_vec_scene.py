@@ -309,6 +309,12 @@ def test_other_parts_that_are_no_vectors_are_named(part: spaces.Space[Any]) -> N
         SceneVector(ToyEncoder(), spaces.Dict({"images": IMAGES, "poses": POSES, "map": part}))
 
 
+@pytest.mark.parametrize("name", ["points", "certainty", "features"])
+def test_other_parts_named_as_those_of_the_scene_vector_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"'{name}' is what a part of the scene vector is called"):
+        SceneVector(ToyEncoder(), spaces.Dict({"images": IMAGES, "poses": POSES, name: spaces.Box(0, 1, (4,))}))
+
+
 # How sure the encoder is ----------------------------------------------------------------------------------------
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from gqn_rl.commands.options import positive, several
+from gqn_rl.commands.options import positive, several, two_or_more
 from gqn_rl.commands.progress import stoppable
 from gqn_rl.commands.scenes import make_scene_source, scenes_to_probe
 from gqn_rl.config import UserError
@@ -26,7 +26,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="views before the last map is drawn, of scenes that have one (default: 16)",
     )
     parser.add_argument("--factors", nargs=2, metavar="F", help="that are added up (default: the scene's first two)")
-    parser.add_argument("--blocks", type=positive, default=50, metavar="N", help="of scenes to add up (default: 50)")
+    parser.add_argument("--blocks", type=two_or_more, default=50, metavar="N", help="of scenes to add up (default: 50)")
     parser.add_argument("--seed", type=positive, default=1_000_003, metavar="N", help="another than the training's")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where table and pictures go")
 

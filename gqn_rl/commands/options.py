@@ -46,6 +46,11 @@ def positive(text: str) -> int:
     return _whole(text, 1)
 
 
+def two_or_more(text: str) -> int:
+    """A whole number, at least 2."""
+    return _whole(text, 2)
+
+
 def several(text: str) -> int:
     """A whole number, at least 8."""
     return _whole(text, 8)

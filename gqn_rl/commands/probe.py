@@ -61,8 +61,8 @@ def run(options: argparse.Namespace) -> None:
     with contextlib.ExitStack() as stack:
         source = make_scene_source(env, env_kwargs)
         stack.callback(getattr(source, "close", lambda: None))
-        if isinstance(encoder, GQNEncoder):
-            encoder.check(source.camera_metadata)
+        if (check := getattr(encoder, "check", None)) is not None:
+            check(source.camera_metadata)
         if not draws and not quantities(source):
             raise UserError(f"nothing to measure: {env} names no state_groups, and {options.encoder} has no GQN")
         regions = camera_regions(source, options.outside)

@@ -47,7 +47,8 @@ def run(options: argparse.Namespace) -> None:
     overrides = given(env=options.env, scenes=options.scenes, seed=options.seed)
     if options.env is not None:
         overrides.update({"env_kwargs": {}, "block": {}})
-    rigged = _rigged_recording(options.env or read_yaml(path).get("env", RecordConfig().env), options.cameras)
+    env = options.env or read_yaml(path).get("env", RecordConfig().env)
+    rigged = _rigged_recording(env, options.cameras) if isinstance(env, str) else {}  # else it is refused below
     if options.env is None:
         rigged.pop("block", None)  # the configuration has its own
     overrides.update(rigged)

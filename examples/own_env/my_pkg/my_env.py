@@ -30,6 +30,8 @@ class MyEnv(gym.Env[dict[str, Any], Any]):
     The camera rig puts its cameras around :attr:`model` and :attr:`data`.
     """
 
+    metadata = {"render_modes": [], "render_fps": 10}  # noqa: RUF012 - how fast its videos run
+
     def __init__(self) -> None:
         self.model = mujoco.MjModel.from_xml_path(str(MODEL))
         self.data = mujoco.MjData(self.model)
