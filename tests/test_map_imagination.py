@@ -165,7 +165,7 @@ def test_imagine_draws_the_maps_of_mazes(
     card = {"camera": dict(maze.camera_metadata), "data": data}
     GQNEncoder.from_gqn(gqn, seen, card).save_pretrained(tmp_path / "encoder")
     out = tmp_path / "out"
-    sizes = ["--scenes", "8", "--views", "1", "--blocks", "1", "--walk", "2"]
+    sizes = ["--scenes", "8", "--views", "1", "--blocks", "2", "--walk", "2"]
     assert main(["imagine", str(tmp_path), *sizes, "--out", str(out)]) == 0, capsys.readouterr().err
     assert "MSE of the map" in capsys.readouterr().out
     for name in ("imagination_map.csv", "imagination_map.png", "imagination_map_views.png"):
