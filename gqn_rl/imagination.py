@@ -127,6 +127,11 @@ def imagine(gqn: GQN, shots: Iterator[Shots], plan: ImaginationPlan) -> Imagined
     return Imagined(error, spread, surprise, contradicted, float(np.square(everything - everything.mean(0)).mean()))
 
 
+def mean_95(values: NDArray[np.float64]) -> tuple[float, float]:
+    """The mean of ``values`` (N,), N >= 2, and half the width of its 95 % interval."""
+    return float(values.mean()), float(NORMAL_95 * values.std(ddof=1) / np.sqrt(len(values)))
+
+
 def table(imagined: Imagined) -> list[Row]:
     """A :class:`Row` for each number of context views."""
     rows = []
@@ -134,7 +139,7 @@ def table(imagined: Imagined) -> list[Row]:
         numbers: list[float] = []
         apart = (contradicted > surprise).astype(np.float64)
         for values in (error / imagined.mean_error, spread, surprise, contradicted, apart):
-            numbers += [float(values.mean()), float(NORMAL_95 * values.std(ddof=1) / np.sqrt(len(values)))]
+            numbers += mean_95(values)
         rows.append(Row._make([views, *numbers]))
     return rows
 

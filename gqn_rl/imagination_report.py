@@ -30,7 +30,7 @@ from gqn_rl.algebra import Algebra, AlgebraPlan, add_up, draw, photograph_blocks
 from gqn_rl.config import UserError
 from gqn_rl.encoder import GQNEncoder
 from gqn_rl.files import atomic_path, strangers, write_json
-from gqn_rl.imagination import NORMAL_95, ImaginationPlan, Row, gallery, imagine, photograph, table
+from gqn_rl.imagination import ImaginationPlan, Row, gallery, imagine, mean_95, photograph, table
 from gqn_rl.map_imagination import MapPlan, MapRow, map_gallery, map_table, measure_maps, photograph_maps
 from gqn_rl.pictures import grid, save_png, to_uint8
 from gqn_rl.types import SceneSource
@@ -191,16 +191,17 @@ def write_findings(folder: Path, plans: Plans, found: Findings, facts: Mapping[s
 
 def _summarise(plan: AlgebraPlan, algebra: Algebra) -> dict[str, Any]:
     """What came of the sums, with 95 % intervals."""
-    half = NORMAL_95 / np.sqrt(len(algebra.combined))
+    combined, combined_95 = mean_95(algebra.combined)
+    recognised, recognised_95 = mean_95(algebra.recognised)
     return {
         "factors": list(plan.factors),
         "blocks": plan.blocks,
         "views": plan.views,
         "chance": algebra.chance,
-        "combined": round(float(algebra.combined.mean()), 6),
-        "combined_95": round(float(half * algebra.combined.std(ddof=1)), 6),
-        "recognised": round(float(algebra.recognised.mean()), 6),
-        "recognised_95": round(float(half * algebra.recognised.std(ddof=1)), 6),
+        "combined": round(combined, 6),
+        "combined_95": round(combined_95, 6),
+        "recognised": round(recognised, 6),
+        "recognised_95": round(recognised_95, 6),
     }
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gqn_rl.data import BlockPlan, look, set_scene, stack
 from gqn_rl.gqn import GQN
-from gqn_rl.imagination import NORMAL_95, PART
+from gqn_rl.imagination import PART, mean_95
 from gqn_rl.types import Mapped, SceneSource, Views
 
 
@@ -113,7 +113,7 @@ def map_table(errors: MapErrors, plan: MapPlan) -> list[MapRow]:
     for views, error, other in zip(plan.counts, errors.error, errors.other, strict=True):
         numbers: list[float] = []
         for values in (error / errors.mean_error, (error < other).astype(np.float64)):
-            numbers += [float(values.mean()), float(NORMAL_95 * values.std(ddof=1) / np.sqrt(len(values)))]
+            numbers += mean_95(values)
         rows.append(MapRow._make([views, *numbers]))
     return rows
 

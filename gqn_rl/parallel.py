@@ -58,8 +58,7 @@ class World(NamedTuple):
         """Whether ``flag`` is set in any process."""
         if self.size == 1:
             return flag
-        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-        total = torch.tensor([float(flag)], device=device)
+        total = torch.tensor([float(flag)], device=_message_device())
         dist.all_reduce(total)
         return bool(total.item())
 
@@ -67,11 +66,15 @@ class World(NamedTuple):
         """Whether all processes have the same ``numbers``, of 63 bits each."""
         if self.size == 1:
             return True
-        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-        mine = torch.tensor(numbers, device=device)
+        mine = torch.tensor(numbers, device=_message_device())
         parts = [torch.empty_like(mine) for _ in range(self.size)]
         dist.all_gather(parts, mine)
         return all(bool((part == mine).all()) for part in parts)
+
+
+def _message_device() -> str:
+    """Where tensors lie that processes exchange."""
+    return "cuda" if dist.get_backend() == "nccl" else "cpu"
 
 
 class _Gather(torch.autograd.Function):

@@ -446,9 +446,8 @@ def test_what_cannot_be_probed_is_named(
     assert not (tmp_path / "out").exists()
 
 
-def test_stopped_recording_says_how_far_it_is(tmp_path: Path) -> None:
-    out = tmp_path / "recording"
-    arguments = ["record", "record/arm_reach", "--out", str(out), "--scenes", "24000", "--workers", "1"]
+def stopped(arguments: list[str], under_way: Callable[[subprocess.Popen[str]], None]) -> str:
+    """The one line that a command says when Ctrl-C comes once ``under_way`` has returned."""
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *arguments],
         env=cli_environment(),
@@ -457,16 +456,27 @@ def test_stopped_recording_says_how_far_it_is(tmp_path: Path) -> None:
         text=True,
     )
     try:
-        while process.poll() is None and not (
-            (out / "manifest.json").exists() and len(missing_chunks(out)) <= 24_000 // CHUNK - 2
-        ):
-            time.sleep(0.005)
+        under_way(process)
         process.send_signal(signal.SIGINT)
         error = process.communicate(timeout=120)[1]
     finally:
         process.kill()
     assert process.returncode == 130, error
     assert len(error.splitlines()) == 1, error
+    return error
+
+
+def test_stopped_recording_says_how_far_it_is(tmp_path: Path) -> None:
+    out = tmp_path / "recording"
+    arguments = ["record", "record/arm_reach", "--out", str(out), "--scenes", "24000", "--workers", "1"]
+
+    def under_way(process: subprocess.Popen[str]) -> None:
+        while process.poll() is None and not (
+            (out / "manifest.json").exists() and len(missing_chunks(out)) <= 24_000 // CHUNK - 2
+        ):
+            time.sleep(0.005)
+
+    error = stopped(arguments, under_way)
     said = re.match(r"interrupted with ([\d,]+) of 24,000 scenes done; run the same command to go on$", error)
     assert said, error
     done = 24_000 // CHUNK - len(missing_chunks(out))
@@ -477,22 +487,12 @@ def test_stopped_recording_says_how_far_it_is(tmp_path: Path) -> None:
 def test_stopped_probe_is_one_line_and_starts_anew(tmp_path: Path) -> None:
     out = tmp_path / "probe"
     arguments = ["probe", "test_cli:MeanColors", "--env", "gqn_rl/ArmReach-v0", "--out", str(out)]
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *arguments],
-        env=cli_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
+
+    def under_way(process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
         assert "5,000 held-out scenes of gqn_rl/ArmReach-v0" in process.stdout.readline()
-        process.send_signal(signal.SIGINT)
-        error = process.communicate(timeout=120)[1]
-    finally:
-        process.kill()
-    assert process.returncode == 130, error
-    assert len(error.splitlines()) == 1, error
+
+    error = stopped(arguments, under_way)
     assert error.startswith("interrupted; nothing is written")
     assert [path.name for path in out.iterdir()] == [".lock"]
     assert main([*arguments, "--scenes", "8"]) == 0

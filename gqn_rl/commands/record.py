@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
     overrides.update(rigged)
     overrides.update(parse_override(text) for text in options.overrides)
     config = RecordConfig.from_yaml(path, overrides)
-    finished = 0
+    finished = 0  # beside the bar, which counts nothing where it is not shown
     with tqdm(total=config.scenes, unit="scene", disable=None) as bar:
 
         def progress(scenes: int) -> None:
