@@ -91,12 +91,12 @@ def film_episodes(
         for episode in range(episodes):
             camera.title = f"episode {episode + 1} of {episodes}"
             venv.seed(HELD_OUT + first_seed + episode)
-            observations, done = venv.reset(), False
+            observations, starts, done = venv.reset(), np.ones(1, bool), False
             while not done and camera.frame is not None:
                 check_stop()
                 yield camera.frame
-                observations, _, dones, _ = venv.step(policy(observations))
-                done = bool(dones[0])
+                observations, _, starts, _ = venv.step(policy(observations, starts))
+                done = bool(starts[0])
             if camera.last is not None:
                 yield from [camera.last] * (1 + round(PAUSE * fps))
 

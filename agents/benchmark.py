@@ -30,8 +30,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from gqn_rl.agents.build import check_algorithm_kwargs, resolve_algorithm
 from gqn_rl.agents.checkpoints import has_replay, replay_buffer
-from gqn_rl.agents.runs import RunFolder, check_same_config
-from gqn_rl.agents.training import TrainConfig, fresh_model, make_envs
+from gqn_rl.agents.runs import RunFolder
+from gqn_rl.agents.training import TrainConfig, check_episodes_end, fresh_model, make_envs
 from gqn_rl.agents.vec_scene import encoder_hash
 from gqn_rl.config import Config, UserError, read_yaml
 from gqn_rl.encoder import UNTRAINED, load_encoder
@@ -146,7 +146,7 @@ class ArmFacts:
     replay_bytes: int | None  #: of the full replay buffer; None without one
     views: int  #: images in an observation
     pretraining_frames: int | None  #: that the encoder has seen before; None without an encoder, or if it does not say
-    pretraining_cpu_s: float | None  #: processor seconds of that
+    pretraining_cpu_s: float | None  #: of that, seconds by the clock times threads
 
 
 def check(jobs: Iterable[Job]) -> dict[tuple[str, str], ArmFacts]:
@@ -162,10 +162,7 @@ def check(jobs: Iterable[Job]) -> dict[tuple[str, str], ArmFacts]:
             if key not in facts:
                 facts[key] = _examine(job.config)
             if job.run.config.exists():
-                # Read as a configuration: keys that came later have their defaults.
-                old = TrainConfig.from_yaml(job.run.config)
-                check_same_config(job.folder, old.to_dict(), job.config.to_dict())
-                job.run.check_encoder(facts[key].encoder_hash)
+                job.run.check_same(job.config, facts[key].encoder_hash)
         except UserError as error:
             raise UserError(f"task {key[0]!r}, arm {key[1]!r}: {reworded(error)}") from None
     return facts
@@ -179,6 +176,7 @@ def reworded(error: UserError) -> str:
 def _examine(config: TrainConfig) -> ArmFacts:
     algorithm = resolve_algorithm(config.algorithm.id)
     check_algorithm_kwargs(algorithm, config.algorithm.kwargs)
+    check_episodes_end(config)
     encoder = load_encoder(config.encoder) if config.encoder is not None else None
     venv = make_envs(config, encoder, config.n_envs)
     try:
@@ -218,7 +216,7 @@ def _views(shown: spaces.Space[Any]) -> int:
 
 
 def _pretraining(spec: str | None, encoder: SceneEncoder | None) -> tuple[int | None, float | None]:
-    """Frames and processor seconds that went into an encoder, by its card."""
+    """Frames that went into an encoder, and seconds by the clock times threads, by its card."""
     if spec is not None and spec.startswith(UNTRAINED):
         return 0, 0.0
     card: Mapping[str, Any] = getattr(encoder, "card", {})

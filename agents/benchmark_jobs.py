@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from gqn_rl.agents.benchmark import ArmFacts, Job, reworded
 from gqn_rl.agents.benchmark_results import publish, steps_done
+from gqn_rl.agents.checkpoints import newest, step_of
 from gqn_rl.agents.interrupts import StopRequest, TrainingInterrupted, stopping_when
 from gqn_rl.agents.reporting import say, scores
 from gqn_rl.agents.training import train
@@ -74,6 +75,9 @@ def run_jobs(
         request = stack.enter_context(StopRequest())
         monitor = stack.enter_context(_Monitor(jobs, facts, request))
         todo = [job for job in jobs if not job.run.finished]
+        for job in jobs:
+            if job.run.finished:  # and killed before it could do this itself
+                shutil.rmtree(job.run.checkpoints, ignore_errors=True)
         if not todo:
             return []
         threads = max(job.config.threads or 1 for job in todo)
@@ -95,7 +99,7 @@ def run_jobs(
 def do(job: Job, cwd: Path, stop_file: Path) -> Outcome:
     """Do one run, or go on with it, in the process that this is called in, until it is done or ``stop_file`` appears.
 
-    What it prints goes to ``job.log``. Its checkpoints are deleted once it is finished: of pixels, these are gigabytes.
+    What it prints goes to ``job.log``.
     """
     os.chdir(cwd)
     asked = _Asked(stop_file)
@@ -105,7 +109,6 @@ def do(job: Job, cwd: Path, stop_file: Path) -> Outcome:
         try:
             config = job.config
             train(job.folder, config, load_encoder(config.encoder) if config.encoder is not None else None)
-            shutil.rmtree(job.run.checkpoints, ignore_errors=True)
         except TrainingInterrupted as stop:
             print(stop)
             if not asked():  # a signal got here before the parent's word: the next job is not to begin
@@ -205,11 +208,13 @@ class _Monitor:
         self._steps: dict[str, int] = {}
         self._finished: set[str] = set()
         self._error: Exception | None = None
+        self._damaged: dict[str, UserError] = {}  # name: why its results cannot be published
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Self:
         self._look(quiet=True)
+        self._complain()
         done = sum(self._steps.values())
         total = sum(job.config.total_steps for job in self._jobs)
         # Over the whole time: an arm on pixels is far slower than the others, and the last minute says little.
@@ -224,6 +229,7 @@ class _Monitor:
             if self._error is not None:
                 raise self._error
             self._look()
+            self._complain()
         finally:
             self._bar.close()
             self.stop_file.unlink(missing_ok=True)
@@ -245,14 +251,24 @@ class _Monitor:
             self.stop_file.parent.mkdir(parents=True, exist_ok=True)
             self.stop_file.touch()
 
+    def _complain(self) -> None:
+        """Raise :class:`UserError` for the results that could not be published."""
+        if self._damaged:
+            raise UserError("; ".join(f"{name}: {error}" for name, error in self._damaged.items()))
+
     def _look(self, quiet: bool = False) -> None:
         for job in self._jobs:
             if job.name in self._finished or (state := _state(job)) == self._seen.get(job.name):
                 continue
             finished = job.run.finished
-            self._steps[job.name] = steps_done(job)
-            publish(job, self._facts[str(job.config.task), str(job.config.arm)])
             self._seen[job.name] = state
+            try:
+                self._steps[job.name] = steps_done(job)
+                publish(job, self._facts[str(job.config.task), str(job.config.arm)])
+            except UserError as error:  # a file is damaged; the other runs are not to suffer from it
+                self._damaged[job.name] = error
+                continue
+            self._damaged.pop(job.name, None)
             if finished:
                 self._finished.add(job.name)
             if not quiet:
@@ -271,4 +287,4 @@ def _state(job: Job) -> object:
         found = run.evaluations.stat()
     except FileNotFoundError:
         return None
-    return found.st_mtime_ns, found.st_size, run.finished, sorted(path.name for path in run.checkpoints.glob("step_*"))
+    return found.st_mtime_ns, found.st_size, run.finished, step_of(newest(run.checkpoints))

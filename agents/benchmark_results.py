@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import zipfile
-from pathlib import Path
 from typing import Any
 
 from gqn_rl.agents.benchmark import ArmFacts, Job
-from gqn_rl.agents.checkpoints import MODEL
+from gqn_rl.agents.checkpoints import MODEL, newest, step_of
 from gqn_rl.agents.runs import RunFolder
 from gqn_rl.config import UserError, read_yaml
 from gqn_rl.files import read_json, write_json, write_text
@@ -58,23 +57,20 @@ def steps_done(job: Job) -> int:
     if job.run.finished:
         return job.config.total_steps
     rows = job.run.rows()
-    return min(max(rows[-1].step if rows else 0, _checkpoint(job.run)[0]), job.config.total_steps)
+    return min(max(rows[-1].step if rows else 0, step_of(newest(job.run.checkpoints))), job.config.total_steps)
 
 
 def updates(run: RunFolder) -> int | None:
     """Gradient updates until the newest policy that can be resumed, or the final one; None if there is none yet."""
-    path = run.final_model if run.finished else _checkpoint(run)[1] / MODEL
+    checkpoint = newest(run.checkpoints)
+    if not run.finished and checkpoint is None:
+        return None
+    path = run.final_model if run.finished or checkpoint is None else checkpoint / MODEL
     try:
         with zipfile.ZipFile(path) as file:
             data: dict[str, Any] = json.loads(file.read("data"))
-    except FileNotFoundError:  # there is none yet, or it was replaced just now
+    except FileNotFoundError:  # it was replaced just now
         return None
     except (zipfile.BadZipFile, KeyError, ValueError) as error:
         raise UserError(f"{path} is damaged: {error}") from None
     return data.get("_n_updates")
-
-
-def _checkpoint(run: RunFolder) -> tuple[int, Path]:
-    """Step and folder of the newest checkpoint; step 0 if there is none."""
-    newest = max(run.checkpoints.glob("step_*"), default=run.checkpoints / "step_0")
-    return int(newest.name.removeprefix("step_")), newest

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final, Literal
 
 import gymnasium as gym
@@ -24,6 +25,7 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator, registry
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -72,12 +74,10 @@ def make_env(env_id: str, env_kwargs: Mapping[str, Any], render_mode: str | None
 def find_env(env_id: str) -> EnvSpec:
     """The registration of ``env_id``; raises :class:`UserError` with close matches for one that does not exist."""
     module, _, name = env_id.rpartition(":")
+    if module:
+        _import_module(module, f"environment id {env_id!r}")
     try:
-        if module:
-            importlib.import_module(module)
         return gym.spec(name)
-    except ModuleNotFoundError as error:
-        raise UserError(f"environment id {env_id!r}: no module named {error.name!r} to import") from None
     except gym.error.Error as error:
         hint = _did_you_mean(name, registry)
         if not module:
@@ -185,27 +185,43 @@ def resolve_policy(name: str) -> str | type[BasePolicy]:
     return _import_class(name, BasePolicy, "policy", "valid: MlpPolicy, CnnPolicy, MultiInputPolicy, or module:Class")
 
 
+def _import_module(module: str, what: str, choices: str = "") -> ModuleType:
+    """The module; raises :class:`UserError` that begins with ``what`` if it cannot be imported, for whatever reason."""
+    hint = f"; {choices}" if choices else ""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if install := _PROVIDERS.get(error.name or ""):
+            hint = f"; {install} brings it"
+        raise UserError(f"{what}: {_one_line(error)}{hint}") from None
+    except Exception as error:  # somebody's module may raise anything
+        raise UserError(
+            f"{what}: importing {module!r} fails: {type(error).__name__}: {_one_line(error)}{hint}"
+        ) from error
+
+
 def _import_class(name: str, base: type[Any], what: str, choices: str) -> type[Any]:
     """The subclass of ``base`` that ``module:Class`` names."""
     module, _, class_name = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), class_name)
-    except ModuleNotFoundError as error:
-        install = _PROVIDERS.get(error.name or "")
-        hint = f"{install} brings it" if install else choices
-        raise UserError(f"{what} {name!r}: {_one_line(error)}; {hint}") from None
-    except (ImportError, ValueError) as error:  # ValueError: an empty module name
-        raise UserError(f"{what} {name!r}: {_one_line(error)}; {choices}") from None
-    except AttributeError:
-        raise UserError(f"{what} {name!r}: module {module!r} has no {class_name!r}; {choices}") from None
+    found = getattr(_import_module(module, f"{what} {name!r}", choices), class_name, None)
+    if found is None:
+        raise UserError(f"{what} {name!r}: module {module!r} has no {class_name!r}; {choices}")
     if not (isinstance(found, type) and issubclass(found, base)):
         raise UserError(f"{what} {name!r} is not a Stable-Baselines3 {what}; {choices}")
     return found
 
 
 def check_algorithm_kwargs(algorithm: type[BaseAlgorithm], kwargs: Mapping[str, Any]) -> None:
-    """Raise :class:`UserError` for a keyword that the constructor does not have, naming close matches."""
+    """Raise :class:`UserError` for a keyword that the constructor does not have, naming close matches.
+
+    And for one that is no number where the default is one: many algorithms notice that only once they learn.
+    """
     parameters = inspect.signature(algorithm).parameters
+    for name, value in kwargs.items():
+        default = parameters[name].default if name in parameters else None
+        number = isinstance(default, int | float) and not isinstance(default, bool)
+        if number and (value is None or isinstance(value, str | bool)):
+            raise UserError(f"{algorithm.__name__}'s argument {name} is {value!r}, must be a number such as {default}")
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
     valid = [name for name in parameters if name not in _OURS]
@@ -231,17 +247,23 @@ def build_model(
     ``policy`` None picks the one for the observation: ``MultiInputPolicy`` for a Dict, ``CnnPolicy`` for an image,
     else ``MlpPolicy``. ``replay_buffer_class`` and, in ``policy_kwargs``, ``features_extractor_class`` may be named as
     ``module:Class``; a policy class may bring a replay buffer, as an attribute of that name, and a features extractor
-    that takes a ``layout`` gets that of the scene vector. A replay buffer larger than the run is cut to the run's
-    length: the rest would never be filled. Raises :class:`UserError` for arguments that the constructor refuses.
+    that takes a ``layout`` gets that of the scene vector. ``action_noise`` may be a number: the standard deviation of
+    normal noise on actions, which are from -1 to 1. A replay buffer larger than the run is cut to the run's length: the
+    rest would never be filled. Raises :class:`UserError` for arguments that the constructor refuses.
     """
     check_algorithm_kwargs(algorithm, kwargs)
     arguments = copy.deepcopy(dict(kwargs))  # SB3 adds to policy_kwargs
+    for name in ("policy_kwargs", "replay_buffer_kwargs"):
+        if not isinstance(arguments.get(name, {}), dict | None):
+            raise UserError(f"{algorithm.__name__}'s argument {name} is {arguments[name]!r}, must be a mapping")
     if isinstance(arguments.get("train_freq"), list):  # YAML has no tuples, and SB3 takes nothing else
         arguments["train_freq"] = tuple(arguments["train_freq"])
     chosen = resolve_policy(policy or _policy_for(venv.observation_space))
     parameters = inspect.signature(algorithm).parameters
     _set_replay_buffer(arguments, parameters, getattr(chosen, "replay_buffer_class", None))
     _set_features_extractor(arguments.get("policy_kwargs") or {}, venv)
+    if "action_noise" in parameters:
+        _set_action_noise(arguments, venv.action_space)
     if "buffer_size" in parameters:
         size = arguments.get("buffer_size", parameters["buffer_size"].default)
         rounds = -(-total_steps // venv.num_envs)
@@ -249,7 +271,7 @@ def build_model(
     try:
         with _buffers_take_n_steps():
             model = algorithm(chosen, venv, seed=seed, **arguments)
-    except (TypeError, ValueError, AssertionError) as error:
+    except (TypeError, ValueError, AssertionError, AttributeError, RuntimeError) as error:
         raise UserError(f"{algorithm.__name__} with {dict(kwargs)}: {_one_line(error)}") from error
     speed_up(model)
     return model
@@ -263,7 +285,13 @@ def load_model(
     Raises :class:`UserError` if it observes or acts otherwise than ``venv`` has it.
     """
     # Who only acts needs no replay buffer, and some cannot be made without environments (HerReplayBuffer).
-    acting: dict[str, Any] = {"replay_buffer_class": None, "replay_buffer_kwargs": {}, "buffer_size": 1, "n_steps": 1}
+    acting: dict[str, Any] = {
+        "replay_buffer_class": None,
+        "replay_buffer_kwargs": {},
+        "optimize_memory_usage": False,
+        "buffer_size": 1,
+        "n_steps": 1,
+    }
     try:
         with _buffers_take_n_steps():
             model = algorithm.load(path, env=venv, device=device, custom_objects=acting if venv is None else None)
@@ -321,6 +349,18 @@ def _set_replay_buffer(
     if arguments.get("n_steps", 1) > 1 and "n_steps" not in takes:
         raise UserError(f"n_steps is {arguments['n_steps']}, but {buffer.__name__} has no n-step returns")
     arguments["replay_buffer_kwargs"] = {**told, **(arguments.get("replay_buffer_kwargs") or {})}
+
+
+def _set_action_noise(arguments: dict[str, Any], space: spaces.Space[Any]) -> None:
+    """Put noise of the standard deviation in ``arguments`` there."""
+    sigma = arguments.get("action_noise")
+    if sigma is None:
+        return
+    if isinstance(sigma, bool) or not isinstance(sigma, int | float) or not sigma >= 0:
+        raise UserError(f"action_noise is {sigma!r}, must be a standard deviation from 0, such as 0.1")
+    if not isinstance(space, spaces.Box):
+        raise UserError(f"action_noise is {sigma!r}, but the actions are {space}; valid: null")
+    arguments["action_noise"] = NormalActionNoise(np.zeros(space.shape), np.full(space.shape, float(sigma)))
 
 
 def _set_features_extractor(arguments: dict[str, Any], venv: VecEnv) -> None:

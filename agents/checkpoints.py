@@ -106,9 +106,14 @@ def latest_checkpoint(root: Path) -> tuple[Checkpoint | None, list[str]]:
     return None, []
 
 
-def newest_step(root: Path) -> int:
-    """The step of the newest checkpoint in ``root``, which is not read; 0 where there is none."""
-    return max((int(folder.name.removeprefix("step_")) for folder in _folders(root)), default=0)
+def newest(root: Path) -> Path | None:
+    """The newest checkpoint in ``root``, which is not read; None where there is none."""
+    return max(_folders(root), default=None)
+
+
+def step_of(folder: Path | None) -> int:
+    """The step of a checkpoint by its name, 0 of none."""
+    return 0 if folder is None else int(folder.name.removeprefix("step_"))
 
 
 def has_replay(model: BaseAlgorithm) -> bool:
@@ -186,7 +191,10 @@ def _grows(array: NDArray[Any], buffer: ReplayBuffer) -> bool:
 
 
 def _folders(root: Path) -> list[Path]:
-    return sorted(path for path in root.glob("step_*") if path.is_dir())
+    try:
+        return sorted(path for path in root.glob("step_*") if path.is_dir())
+    except FileNotFoundError:  # another process has just finished the run, and deleted them
+        return []
 
 
 def _read(folder: Path) -> Checkpoint:

@@ -15,8 +15,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from gqn_rl.agents.seeding import HELD_OUT, own_randomness
 
-#: A batch of observations to a batch of actions.
-Policy = Callable[[Any], NDArray[Any]]
+#: A batch of observations, and which of them begin an episode (n,), to a batch of actions.
+Policy = Callable[[Any, NDArray[np.bool_]], NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,11 @@ def evaluate(
         for first in range(0, episodes, venv.num_envs):
             running = np.arange(venv.num_envs) + first < episodes
             venv.seed(HELD_OUT + first_seed + first)
-            observations = venv.reset()
+            observations, starts = venv.reset(), np.ones(venv.num_envs, bool)
             while running.any():
                 check_stop()
-                observations, rewards, dones, infos = venv.step(policy(observations))
+                observations, rewards, dones, infos = venv.step(policy(observations, starts))
+                starts = dones
                 # An environment that is done goes on with an episode that nobody counts until all of them are.
                 for index in np.flatnonzero(running):
                     returns[first + index] += rewards[index]
@@ -92,8 +93,15 @@ def evaluate(
 
 
 def deterministic(model: BaseAlgorithm) -> Policy:
-    """The policy of ``model`` without exploration."""
-    return lambda observations: model.predict(observations, deterministic=True)[0]
+    """The policy of ``model`` without exploration; a recurrent one's memory begins anew with each episode."""
+    memory: Any = None
+
+    def act(observations: Any, starts: NDArray[np.bool_]) -> NDArray[Any]:
+        nonlocal memory
+        actions, memory = model.predict(observations, memory, episode_start=starts, deterministic=True)
+        return actions
+
+    return act
 
 
 def uniform_random(space: spaces.Space[Any], n_envs: int, seed: int) -> Policy:
@@ -103,4 +111,4 @@ def uniform_random(space: spaces.Space[Any], n_envs: int, seed: int) -> Policy:
     """
     own = copy.deepcopy(space)
     own.seed(seed)
-    return lambda observations: np.stack([own.sample() for _ in range(n_envs)])
+    return lambda observations, starts: np.stack([own.sample() for _ in range(n_envs)])

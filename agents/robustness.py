@@ -1,7 +1,8 @@
 """What a trained policy is worth when its cameras stand elsewhere, or one of them is gone.
 
 Nothing is trained. The episodes are those of :func:`gqn_rl.agents.evaluation.evaluate`, and a score is a *share*: 0 is
-what uniformly random actions get, 100 what the very same policy gets from its own cameras in the very same episodes.
+what uniformly random actions got in the run's own evaluations, 100 what the very same policy gets from its own cameras
+in the very same episodes.
 
 - ``own``: the cameras of training.
 - ``unseen``: from poses inside the environment's dome that training never had. For a policy with fixed cameras, new
@@ -28,12 +29,11 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
-from gqn_rl.agents.build import check_spaces, make_env, make_vec_env
+from gqn_rl.agents.build import check_spaces, make_env
 from gqn_rl.agents.evaluation import Evaluation, deterministic, evaluate
 from gqn_rl.agents.replay import trained_policy
 from gqn_rl.agents.runs import RunFolder
-from gqn_rl.agents.seeding import stretch_seeds
-from gqn_rl.agents.training import EVALUATION_BATCH, EnvConfig, TrainConfig, see
+from gqn_rl.agents.training import EVALUATION_BATCH, EnvConfig, TrainConfig, make_envs
 from gqn_rl.agents.vec_scene import VIEW_KEYS, check_views
 from gqn_rl.cameras import Dome
 from gqn_rl.config import UserError
@@ -105,7 +105,7 @@ def measure(
     return [
         Line(
             task=config.task or config.env.id,
-            arm=config.arm or config.eyes,
+            arm=config.arm_name,
             seed=config.seed,
             model=path.name,
             cameras=name,
@@ -123,16 +123,11 @@ def make_envs_seen_by(cameras: str, config: TrainConfig, encoder: SceneEncoder |
     """Environments of ``config``, with the policy's input made of what ``cameras`` see; raises :class:`UserError`."""
     if config.encoder is None and config.pixels is None:
         raise UserError("the policy has neither an encoder nor pixels, so there are no cameras to look through")
-    env = env_seen_by(cameras, config)
-    _, seed = stretch_seeds(config.seed, 0)
-    venv = make_vec_env(env.id, env.kwargs, n_envs, seed)
-    try:
-        if cameras == "missing":
-            venv = MissingCamera(venv, black=config.pixels is not None or config.finetune)
-        return see(config, encoder, venv)
-    except BaseException:
-        venv.close()
-        raise
+    elsewhere = config.model_copy(update={"env": env_seen_by(cameras, config), "workers": "in_process"})
+    if cameras != "missing":
+        return make_envs(elsewhere, encoder, n_envs)
+    black = config.pixels is not None or config.finetune
+    return make_envs(elsewhere, encoder, n_envs, through=lambda venv: MissingCamera(venv, black=black))
 
 
 def env_seen_by(cameras: str, config: TrainConfig) -> EnvConfig:
@@ -204,9 +199,8 @@ class MissingCamera(VecEnvWrapper):
         """Observations, rewards, dones and infos of the step begun by ``step_async``."""
         observations, rewards, dones, infos = self.venv.step_wait()
         assert isinstance(observations, dict)
-        for info in infos:
-            if "terminal_observation" in info:
-                info["terminal_observation"] = self._without(info["terminal_observation"], axis=0)
+        for index in np.flatnonzero(dones):
+            infos[index]["terminal_observation"] = self._without(infos[index]["terminal_observation"], axis=0)
         return self._without(observations, axis=1), rewards, dones, infos
 
     def _without(self, observations: Mapping[str, NDArray[Any]], axis: int) -> dict[str, NDArray[Any]]:

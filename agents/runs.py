@@ -10,9 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
-from gqn_rl.config import Config, UserError
+from gqn_rl.config import Config, UserError, dump_yaml
 from gqn_rl.files import disk_errors, is_leftover, read_json, strangers, write_json, write_text
 from gqn_rl.versions import changed, versions
 
@@ -75,24 +73,28 @@ class RunFolder:
             if is_leftover(path):
                 path.unlink()
         if self.config.exists():
-            try:  # read as a configuration: keys that came later have their defaults
-                old = type(config).from_yaml(self.config)
-            except UserError as error:
-                raise UserError(
-                    f"{self.path} holds a run with another configuration; use another --out ({error})"
-                ) from None
-            check_same_config(self.path, old.to_dict(), config.to_dict())
-            self.check_encoder(encoder_hash)
+            self.check_same(config, encoder_hash)
             return True
         if others := strangers(self.path, (self.encoder.name, self.versions.name)):
             raise UserError(f"{self.path} is not empty and holds no run (it has {others[0]}); use another --out")
         return False
 
+    def check_same(self, config: Config, encoder_hash: str | None) -> None:
+        """Raise :class:`UserError` unless the run was begun with this configuration and encoder."""
+        try:  # read as a configuration: keys that came later have their defaults
+            old = type(config).from_yaml(self.config)
+        except UserError as error:
+            raise UserError(
+                f"{self.path} holds a run with another configuration; use another --out ({error})"
+            ) from None
+        check_same_config(self.path, old.to_dict(), config.to_dict())
+        self.check_encoder(encoder_hash)
+
     def begin(self, config: Mapping[str, Any], encoder: str | None, encoder_hash: str | None) -> None:
         """Write what the run is about to be done with."""
         write_json(self.encoder, {"encoder": encoder, "encoder_hash": encoder_hash})
         write_json(self.versions, {**versions(), "encoder_hash": encoder_hash})
-        write_text(self.config, yaml.safe_dump(dict(config), sort_keys=False))  # last: it marks the run as begun
+        write_text(self.config, dump_yaml(config))  # last: it marks the run as begun
 
     def changed_versions(self) -> list[str]:
         """What of :func:`gqn_rl.versions.versions` is not as it was when this run was begun."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +13,7 @@ from typing import Any, Final, Self
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
-from stable_baselines3 import SAC
+from stable_baselines3 import SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 from tqdm import tqdm
@@ -22,13 +23,14 @@ from gqn_rl.agents.build import (
     Workers,
     build_model,
     check_algorithm_kwargs,
+    find_env,
     load_model,
     make_vec_env,
     resolve_algorithm,
     see_with,
 )
 from gqn_rl.agents.callbacks import Clock, EvaluationCallback, ProgressCallback, StretchCallback
-from gqn_rl.agents.checkpoints import Checkpoint, latest_checkpoint, model_bytes, newest_step
+from gqn_rl.agents.checkpoints import Checkpoint, latest_checkpoint, model_bytes, newest, step_of
 from gqn_rl.agents.evaluation import Evaluation, deterministic, evaluate, uniform_random
 from gqn_rl.agents.interrupts import StopRequest, TrainingInterrupted
 from gqn_rl.agents.reporting import describe, film, say, scores
@@ -98,12 +100,14 @@ class TrainConfig(Config):
     n_envs: PositiveInt = 1
     workers: Workers = "in_process"
     evaluation: EvaluationConfig = EvaluationConfig()
-    checkpoint_every: PositiveInt = 1000  #: environment steps; also where every run resets its environments
+    #: Environment steps, all environments together; also where every run resets its environments, in mid-episode.
+    checkpoint_every: PositiveInt = 1000
     seed: NonNegativeInt = Field(default=0, lt=HELD_OUT)
     wandb: TrackingMode = "offline"
     threads: PositiveInt | None = None  #: PyTorch's threads; None leaves PyTorch's choice
     task: str | None = None  #: this run's name in tables; None: the environment's id
-    arm: str | None = None  #: what is compared, in tables; None: the encoder's name, ``pixels`` or ``observation``
+    #: What is compared, in tables; None: the encoder's name, ``pixels`` or ``observation``, ``+finetuned`` etc.
+    arm: str | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -124,6 +128,19 @@ class TrainConfig(Config):
             return "pixels"
         return self.encoder or "observation"
 
+    @property
+    def arm_name(self) -> str:
+        """What this run is called in tables: ``arm``, or what the policy sees and how it differs from the usual."""
+        if self.arm is not None:
+            return self.arm
+        unusual = {
+            "finetuned": self.finetune,
+            self.context: self.context != "now",
+            "certainty": self.certainty,
+            "no-proprio": not self.proprio,
+        }
+        return "+".join([self.eyes, *(name for name, is_so in unusual.items() if is_so)])
+
 
 def train(folder: Path, config: TrainConfig, encoder: SceneEncoder | None = None) -> dict[str, Any]:
     """Do the run ``config`` in ``folder``, or go on with it; returns what ``summary.json`` holds.
@@ -141,6 +158,7 @@ def train(folder: Path, config: TrainConfig, encoder: SceneEncoder | None = None
     check_tracking(config.wandb)
     algorithm = resolve_algorithm(config.algorithm.id)
     check_algorithm_kwargs(algorithm, config.algorithm.kwargs)
+    check_episodes_end(config)
     keep_freed_memory()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -160,13 +178,18 @@ def train(folder: Path, config: TrainConfig, encoder: SceneEncoder | None = None
             model = fresh_model(algorithm, config, venv, encoder)
         if begun and (changed := run.changed_versions()):
             say(f"note: {', '.join(changed)} since this run began; it will not repeat exactly")
+        if isinstance(model, TD3) and model.action_noise is None:  # DDPG is one, too
+            say(
+                f"note: {config.algorithm.id} explores by noise alone, and there is none; "
+                "algorithm.kwargs.action_noise=0.1 adds some"
+            )
         say(f"resuming {folder} at step {checkpoint.step:,}" if checkpoint else f"training in {folder}")
 
         stop = stack.enter_context(StopRequest())
 
         def check_stop() -> None:
             if stop.received:
-                raise TrainingInterrupted(model.num_timesteps, newest_step(run.checkpoints))
+                raise TrainingInterrupted(model.num_timesteps, step_of(newest(run.checkpoints)))
 
         # In this process a larger batch of episodes saves encoder calls; in workers it would cost processes.
         batch = config.n_envs if config.workers == "subprocess" else EVALUATION_BATCH
@@ -198,6 +221,7 @@ def train(folder: Path, config: TrainConfig, encoder: SceneEncoder | None = None
         _save_model(model, run.final_model)
         summary = {"encoder_hash": fingerprint, **recorder.sum_up(result, partial(see, config, encoder))}
         write_json(run.summary, summary)
+        shutil.rmtree(run.checkpoints, ignore_errors=True)  # nobody goes on from there, and of pixels it is gigabytes
         say(str(summary["text"]))
         return summary
 
@@ -227,7 +251,7 @@ class _Recorder:
             _save_model(self.model, self.run.best_model)
         row = Row(
             task=config.task or config.env.id,
-            arm=config.arm or config.eyes,
+            arm=config.arm_name,
             seed=config.seed,
             step=step,
             score=result.score,
@@ -297,8 +321,24 @@ class _Recorder:
         }
 
 
-def make_envs(config: TrainConfig, encoder: SceneEncoder | None, n_envs: int) -> VecEnv:
+def check_episodes_end(config: TrainConfig) -> None:
+    """Raise :class:`UserError` if no whole episode fits between two checkpoints, where environments are reset."""
+    limit = config.env.kwargs.get("max_episode_steps", find_env(config.env.id).max_episode_steps)
+    each = config.checkpoint_every // config.n_envs
+    if isinstance(limit, int) and each < min(limit, config.total_steps // config.n_envs):
+        raise UserError(
+            f"checkpoint_every is {config.checkpoint_every}: each environment is reset every {each} steps, and "
+            f"episodes of {limit} would never end; valid: {limit * config.n_envs} or more, and "
+            f"{10 * limit * config.n_envs} cuts few of them short"
+        )
+
+
+def make_envs(
+    config: TrainConfig, encoder: SceneEncoder | None, n_envs: int, through: Callable[[VecEnv], VecEnv] | None = None
+) -> VecEnv:
     """Environments as the policy of ``config`` sees them; the one way, for training and for evaluation.
+
+    ``through`` changes what the cameras show before anybody sees it.
 
     Raises:
         UserError: they cannot be made, for whatever reason, or not seen as ``config`` wants it.
@@ -307,7 +347,7 @@ def make_envs(config: TrainConfig, encoder: SceneEncoder | None, n_envs: int) ->
     _, seed = stretch_seeds(config.seed, 0)
     venv = make_vec_env(config.env.id, config.env.kwargs, n_envs, seed, config.workers)
     try:
-        return see(config, encoder, venv)
+        return see(config, encoder, venv if through is None else through(venv))
     except BaseException:
         venv.close()
         raise

@@ -76,12 +76,12 @@ class VecPixels(VecEnvWrapper):
         observations, rewards, dones, infos = self.venv.step_wait()
         assert isinstance(observations, dict)
         before, self._history = self._history, self._history.push(_newest(observations))
-        for index, info in enumerate(infos):
-            if "terminal_observation" not in info:
-                continue
-            last = {key: np.asarray(value)[None] for key, value in info["terminal_observation"].items()}
+        for index in np.flatnonzero(
+            dones
+        ).tolist():  # not by their infos: an environment may hand out the same one again
+            last = {key: np.asarray(value)[None] for key, value in infos[index]["terminal_observation"].items()}
             ended = before.one(index).push(_newest(last))
-            info["terminal_observation"] = {key: value[0] for key, value in self._observe(ended, last).items()}
+            infos[index]["terminal_observation"] = {key: value[0] for key, value in self._observe(ended, last).items()}
             self._history.put(index, self._begin({key: observations[key][index : index + 1] for key in VIEW_KEYS}))
         return self._observe(self._history, observations), rewards, dones, infos
 

@@ -235,7 +235,7 @@ class VecSceneObservation(VecEnvWrapper):
         """Policy inputs (n_envs, size + P + ...), rewards, dones and infos of the step begun by ``step_async``."""
         observations, rewards, dones, infos = self.venv.step_wait()
         assert isinstance(observations, dict)
-        ended = [index for index, info in enumerate(infos) if "terminal_observation" in info]
+        ended = np.flatnonzero(dones).tolist()  # not by their infos: an environment may hand out the same one again
         last = [infos[index]["terminal_observation"] for index in ended]
         if last:
             observations = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -100,9 +100,9 @@ class Arm:
     curve: Curve
     success: Curve | None
     at: dict[int, tuple[Estimate | None, Estimate | None, int]]  #: step: score, success and how many runs got there
-    areas: NDArray[np.float64]  #: under the curve, each run's; nan where it did not get to the common budget
+    areas: NDArray[np.float64]  #: under the curve, each run's; nan where it was not evaluated over the task's span
     area: Estimate | None
-    final: NDArray[np.float64]  #: points at the common budget of the runs that got there
+    final: NDArray[np.float64]  #: points at the end of the span, of the runs that got there
     profile: Band | None
 
     @property
@@ -125,6 +125,8 @@ class Arm:
 class Comparison:
     """How many times the steps of ours another arm needs to the threshold."""
 
+    #: Of the evaluations that were the first there; its interval also has in it that a run is there somewhere between
+    #: that one and the one before.
     ratio: Estimate
     claim: str
     #: The same ratio at other heights: (NORMALISED or SUCCESS, the height).
@@ -137,7 +139,7 @@ class BreakEven:
 
     frames: float | None  #: that the encoder was pretrained on
     cpu_s: float | None
-    saved: tuple[float, float]  #: environment steps a task, from and to; (nan, nan) where not known
+    saved: tuple[float, float]  #: environment steps a task, by the means, from and to; (nan, nan) where not known
     views: float | None  #: images in an observation
 
     def tasks(self, views: float | None) -> tuple[float, float]:
@@ -157,7 +159,7 @@ class Task:
 
     name: str
     scale: Scale
-    span: tuple[int, int]  #: steps from and to which every arm was evaluated
+    span: tuple[int, int]  #: steps from and to which ours and the oracle were evaluated
     arms: dict[str, Arm]
     comparisons: dict[str, Comparison]
     break_even: BreakEven | None  #: None without both arms
@@ -218,7 +220,7 @@ def _task(name: str, groups: Mapping[str, list[Run]]) -> Task:
     if ours is not None and ours.redrawn is not None:
         for other in arms.values():
             if other is not ours and other.redrawn is not None:
-                ratio = estimate_ratio(other.redrawn, ours.redrawn, _rng())
+                ratio = _ratio((other, other.points), (ours, ours.points), THRESHOLD / 100 * scale.tops)
                 comparisons[other.name] = Comparison(ratio, _claim(ratio, ours, other), _elsewhere(other, ours, scale))
     return Task(name, scale, span, arms, comparisons, _break_even(arms), left_out)
 
@@ -275,9 +277,13 @@ def _ends(runs: Sequence[Run], skip: int) -> NDArray[np.float64]:
 
 
 def _span(groups: Mapping[str, list[Run]]) -> tuple[int, int]:
-    """The first and the last step at which every arm has been evaluated, by its runs that are not known unfinished."""
-    whole = [[run for run in runs if run.finished is not False] for runs in groups.values()]
-    counted = [runs for runs in whole if runs] or list(groups.values())
+    """The first and the last step at which ours and the oracle were evaluated, or every arm where there is neither.
+
+    By runs that are not known unfinished. Another arm's budget must not decide what is said of these.
+    """
+    decide = [groups[arm] for arm in (OURS, ORACLE) if arm in groups] or list(groups.values())
+    whole = [[run for run in runs if run.finished is not False] for runs in decide]
+    counted = [runs for runs in whole if runs] or decide
     last = min(max(int(run.steps[-1]) for run in runs) for runs in counted)
     first = max(int(run.steps[0]) for runs in counted for run in runs)
     return min(first, last), last
@@ -323,29 +329,48 @@ def _bounds(
     values: Sequence[NDArray[np.float64]],
     heights: NDArray[np.float64],
     measured: Sequence[NDArray[Any]],
+    between: bool = False,
 ) -> Bounds:
-    """What was ``measured`` where ``values`` of each run reached ``heights`` (h,), or at least that: (h, n)."""
+    """What was ``measured`` where ``values`` of each run reached ``heights`` (h,), or at least that: (h, n).
+
+    That is at an evaluation; with ``between``, from the one before on, after which the run may have got there.
+    """
     low, high = [], []
     for run, each, measure in zip(runs, values, measured, strict=True):
         index, reached = steps_to(run.steps, each, heights)
-        low.append(measure[index].astype(float))
-        high.append(np.where(reached, low[-1], np.inf))
+        at = measure[index].astype(float)
+        before = np.concatenate([[0.0], measure])[index]
+        low.append(np.where(each[index] >= heights, before, at) if between else at)
+        high.append(np.where(reached, at, np.inf))
     return Bounds(np.stack(low, axis=-1), np.stack(high, axis=-1))
+
+
+_Heights = tuple["Arm", Sequence[NDArray[np.float64]]]
+
+
+def _ratio(other: _Heights, ours: _Heights, heights: NDArray[np.float64]) -> Estimate:
+    """The ratio of steps to ``heights`` (h,), each arm with the values of its runs that are to reach them."""
+
+    def estimate(between: bool) -> Estimate:
+        theirs, own = (
+            _bounds(arm.runs, values, heights, [run.steps for run in arm.runs], between)
+            for arm, values in (other, ours)
+        )
+        return estimate_ratio(theirs, own, _rng())
+
+    ends = estimate(between=True)
+    return estimate(between=False)._replace(lower=ends.lower, upper=ends.upper)
 
 
 def _elsewhere(other: Arm, ours: Arm, scale: Scale) -> dict[tuple[str, float], Estimate]:
     """The ratio of steps to other heights than the threshold."""
-
-    def ratio(heights: NDArray[np.float64], values_of: Callable[[Arm], Sequence[NDArray[np.float64]]]) -> Estimate:
-        theirs, own = (
-            _bounds(arm.runs, values_of(arm), heights, [run.steps for run in arm.runs]) for arm in (other, ours)
-        )
-        return estimate_ratio(theirs, own, _rng())
-
-    found = {(scale.unit, at): ratio(at / 100 * scale.tops, lambda arm: arm.points) for at in OTHER_SCORES}
+    found = {
+        (scale.unit, at): _ratio((other, other.points), (ours, ours.points), at / 100 * scale.tops)
+        for at in OTHER_SCORES
+    }
     if scale.unit != SUCCESS and other.success is not None and ours.success is not None:
-        fixed = np.full(1 + RESAMPLES, OTHER_SUCCESS)
-        found[SUCCESS, OTHER_SUCCESS] = ratio(fixed, lambda arm: [100 * run.success for run in arm.runs])
+        theirs, own = ((arm, [100 * run.success for run in arm.runs]) for arm in (other, ours))
+        found[SUCCESS, OTHER_SUCCESS] = _ratio(theirs, own, np.full(1 + RESAMPLES, OTHER_SUCCESS))
     return found
 
 
@@ -392,17 +417,20 @@ def _claim(ratio: Estimate, ours: Arm, other: Arm) -> str:
     """What the lower end of the interval allows to say, rounded to the cautious side."""
     if not math.isfinite(ratio.low):
         return f"no claim: {code_span(OURS)} was there before its first step"
-    if ratio.low == 0 or ratio.lower == 0:
+    if ratio.low == 0 or (ratio.lower == 0 and ours.reached is not None and ours.reached.censored.any()):
         return f"no claim: {code_span(OURS)} is censored"
     if math.isnan(ratio.lower):
         return "no claim: an interval takes two seeds of both"
+    if ratio.lower == 0:
+        return f"no claim: {code_span(other.name)} was there by its first evaluation"
     if 1 <= ratio.lower < 1.01:
         said = f"{code_span(OURS)} needs no more steps"
     elif ratio.lower > 1:
         said = f"{code_span(OURS)} needs at least {round_down(ratio.lower)} times fewer steps"
     else:
         said = f"{code_span(OURS)} needs at most {round_up(1 / ratio.lower)} times the steps"
-    return said + ("" if min(len(ours.runs), len(other.runs)) >= ENOUGH else " (provisional)")
+    fewest = min(len(ours.runs), len(other.runs))
+    return said + ("" if fewest >= ENOUGH else f" (provisional: {fewest} seeds)")
 
 
 def _notes(tasks: Sequence[Task]) -> list[str]:
@@ -437,10 +465,43 @@ def _notes(tasks: Sequence[Task]) -> list[str]:
         unknown = [code_span(arm.name) for arm in task.arms.values() if any(run.finished is None for run in arm.runs)]
         if unknown:
             notes.append(f"{name}: whether all runs are finished is not known of {', '.join(unknown)}.")
+        for arm in task.arms.values():
+            notes += [f"{name}: runs of {code_span(arm.name)} differ in {what}." for what in _differences(arm.runs)]
+        runs = [run for arm in task.arms.values() for run in arm.runs]
+        dirty = sum(str(run.facts.versions.get("git_commit")).endswith("+") for run in runs)
+        if dirty:
+            notes.append(
+                f"{name}: {dirty} of {len(runs)} runs were made by files that their commit does not hold (`+`)."
+            )
         absent = [code_span(arm) for arm in ARMS if arm not in task.arms]
         if absent:
             notes.append(f"{name}: no runs of {', '.join(absent)}.")
     return notes
+
+
+def _differences(runs: Sequence[Run]) -> list[str]:
+    """What the configurations and encoders of one arm's runs do not have in common, but for seeds.
+
+    A setting counts where runs give it different values; one that only later versions write down does not.
+    """
+    found: dict[str, set[str]] = defaultdict(set)
+
+    def collect(values: Mapping[str, Any], prefix: str) -> None:
+        for key, value in values.items():
+            if isinstance(value, Mapping):
+                collect(value, f"{prefix}{key}.")
+            else:
+                found[f"{prefix}{key}"].add(repr(value))
+
+    for run in runs:
+        collect({key: value for key, value in run.facts.config.items() if key != "seed"}, "")
+        if run.facts.encoder_hash is not None:
+            found["encoder_hash"].add(run.facts.encoder_hash)
+    return [
+        f"{code_span(key)} ({', '.join(map(code_span, sorted(values)))})"
+        for key, values in sorted(found.items())
+        if len(values) > 1
+    ]
 
 
 def _unfinished(run: Run) -> str:

@@ -172,9 +172,13 @@ def load_manifest(folder: str | Path) -> Manifest:
     if not path.exists():
         raise UserError(f"{folder} is not a recording (no manifest.json); make one with `record --out {folder}`")
     try:
-        return Manifest(**read_json(path))
+        manifest = Manifest(**read_json(path))
     except TypeError as error:
         raise UserError(f"{path} is corrupt: {error}") from None
+    for name in ("config", "camera", "state_groups"):
+        if not isinstance(getattr(manifest, name), dict):
+            raise UserError(f"{path} is corrupt: {name!r} is {getattr(manifest, name)!r}, must be an object")
+    return manifest
 
 
 def missing_chunks(folder: Path) -> list[int]:

@@ -117,7 +117,7 @@ def push_to_hub(
     repo_id, branch = reference
     library = _library(f"push to {reference} on the Hugging Face Hub")
     api = library.HfApi(token=token, library_name=_LIBRARY, library_version=__version__)
-    with tempfile.TemporaryDirectory() as folder, _one_line(reference):
+    with tempfile.TemporaryDirectory() as folder:
         encoder.save_pretrained(Path(folder) / "encoder")
         page = model_card(read_json(Path(folder) / _CARD), reference, encoder.size)
         additions = [
@@ -125,13 +125,14 @@ def push_to_hub(
             library.CommitOperationAdd(path_in_repo=_WEIGHTS, path_or_fileobj=Path(folder) / _WEIGHTS),
             library.CommitOperationAdd(path_in_repo=_PAGE, path_or_fileobj=page.encode()),
         ]
-        api.create_repo(repo_id, private=private or None, exist_ok=True)
-        # create_repo leaves a repository that is there as it is, and so it may be public.
-        if private and not api.model_info(repo_id).private:
-            raise UserError(f"{repo_id} is public: make it private in its settings, or push to another repository")
-        if branch is not None:
-            api.create_branch(repo_id, branch=branch, exist_ok=True)
-        commit = api.create_commit(repo_id, additions, commit_message=commit_message, revision=branch)
+        with _one_line(reference):
+            api.create_repo(repo_id, private=private or None, exist_ok=True)
+            # create_repo leaves a repository that is there as it is, and so it may be public.
+            if private and not api.model_info(repo_id).private:
+                raise UserError(f"{repo_id} is public: make it private in its settings, or push to another repository")
+            if branch is not None:
+                api.create_branch(repo_id, branch=branch, exist_ok=True)
+            commit = api.create_commit(repo_id, additions, commit_message=commit_message, revision=branch)
     return str(commit.commit_url)
 
 
@@ -191,6 +192,8 @@ def _probes(card: Mapping[str, Any]) -> str:
     """What ``probe`` measured, where the card has it; else what pretraining did on the recording's last scenes."""
     if "probes" in card:
         found = card["probes"]["ridge"]
+        if not found:  # a source without named quantities has nothing to read off
+            return ""
         counts = list(next(iter(found["inside"].values())))
         rows = [
             (f"{name}, cameras {region}", *(_reading(views[count]) for count in counts))

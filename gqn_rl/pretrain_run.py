@@ -241,6 +241,7 @@ class _Table:
         if not self.rows:
             return
         with atomic_path(self._path) as temporary, temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(self.rows[0]))
+            # Rows of an earlier release may lack a column that this one has, or have one more.
+            writer = csv.DictWriter(file, list(dict.fromkeys(name for row in self.rows for name in row)))
             writer.writeheader()
             writer.writerows(self.rows)

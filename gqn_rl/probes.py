@@ -142,7 +142,8 @@ class ProbePlan:
     """Which held-out scenes are looked at, from where, and how often.
 
     The first half of the scenes fits the probes, the others score them. Only what is used is rendered: scenes that
-    fit are not seen from outside, and only scenes of which a view is drawn have one view more than ``COUNTS`` asks.
+    fit are not seen from outside, unless a view of them is drawn; and only of scenes of which one is drawn is there one
+    view more than ``COUNTS`` asks.
     """
 
     seed: int  #: of scenes and poses; see :func:`photograph`

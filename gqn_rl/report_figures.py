@@ -53,9 +53,14 @@ WIDTH, ROW = 10.0, 3.5
 
 
 def draw_figures(folder: Path, report: Report) -> list[Path]:
-    """Write every PNG that the page of ``report`` shows into ``folder``; returns what was written."""
+    """Write every PNG that the page of ``report`` shows into ``folder``; returns what was written.
+
+    A figure that an earlier report had and this one has not is removed.
+    """
     draw = {CURVES_PICTURE: draw_curves, STEPS_PICTURE: draw_steps, PROFILE_PICTURE: draw_profiles}
     written = []
+    for name in draw.keys() - set(report.pictures):
+        (folder / name).unlink(missing_ok=True)
     for name in report.pictures:
         with atomic_path(folder / name) as temporary:
             draw[name](report).savefig(temporary, format="png", dpi=DPI)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +22,7 @@ from gqn_rl.config import UserError
 from gqn_rl.files import read_json
 
 #: Columns of a run's CSV; further ones are left alone.
-COLUMNS: Final = ("task", "arm", "seed", "step", "score", "success", "wall_s", "length")
+COLUMNS: Final = ("task", "arm", "seed", "step", "score", "success", "wall_s")
 #: The arms of the protocol, in the order of the tables; others follow by name.
 ARMS: Final = ("state", "gqn", "gqn_finetuned", "pixels_aug", "pixels", "autoencoder", "untrained")
 
@@ -36,9 +36,11 @@ class Facts:
     replay_bytes: float | None = None  #: of the replay buffer, full
     updates: float | None = None  #: gradient updates of the whole run
     pretraining_frames: float | None = None  #: that the encoder was pretrained on
-    pretraining_cpu_s: float | None = None  #: core seconds of pretraining, by the encoder's card
+    pretraining_cpu_s: float | None = None  #: of pretraining, seconds by the clock times threads, by the encoder's card
     views: float | None = None  #: images in an observation
     versions: Mapping[str, Any] = field(default_factory=dict)  #: package: its version
+    config: Mapping[str, Any] = field(default_factory=dict)  #: of the run, as `train` takes it
+    encoder_hash: str | None = None  #: of the encoder's weights
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,16 @@ class Run:
         return None if self.facts.budget is None else bool(self.steps[-1] >= self.facts.budget)
 
 
-def read_results(folder: str | Path) -> tuple[list[Run], list[str]]:
+def read_results(folder: str | Path, only: Sequence[str] | None = None) -> tuple[list[Run], list[str]]:
     """Every run below ``folder``, by task, arm and seed, and notes on what was left out.
 
+    Args:
+        folder: with the CSV files, at any depth.
+        only: tasks whose runs are wanted; None: all.
+
     Raises:
-        UserError: no such folder, nothing in it, a file that is no run's, or two files of one run.
+        UserError: no such folder, nothing in it, a file that is no run's, two files of one run, or no run of a task
+            that is wanted.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -75,9 +82,14 @@ def read_results(folder: str | Path) -> tuple[list[Run], list[str]]:
         raise UserError(f"{folder} holds no CSV of a run; its columns are {', '.join(COLUMNS)}")
     runs: dict[tuple[str, str, int], Run] = {}
     notes = []
+    tasks = set()
     for path in paths:
         name = path.relative_to(folder).as_posix()
         run, cut = _read_run(path, name)
+        if run is not None:
+            tasks.add(run.task)
+            if only is not None and run.task not in only:
+                continue
         if cut:
             notes.append(f"{code_span(name)} ends in the middle of a line, which is left out.")
         if run is None:
@@ -89,8 +101,10 @@ def read_results(folder: str | Path) -> tuple[list[Run], list[str]]:
                 f"{path}: task {run.task!r}, arm {run.arm!r}, seed {run.seed} is in {folder / runs[key].path} already"
             )
         runs[key] = run
-    if not runs:
+    if not tasks:
         raise UserError(f"no run below {folder} has an evaluation yet")
+    if unknown := [name for name in only or () if name not in tasks]:
+        raise UserError(f"no task {', '.join(map(repr, unknown))} in {folder}, only {', '.join(sorted(tasks))}")
     return [runs[key] for key in sorted(runs, key=lambda key: (key[0], arm_rank(key[1]), key[2]))], notes
 
 
@@ -113,6 +127,8 @@ def _read_run(path: Path, name: str) -> tuple[Run | None, bool]:
     cut = bool(text) and not text.endswith("\n")
     if cut:
         text = text[: text.rfind("\n") + 1]  # a run that was killed, or is at it
+    if not text:
+        return None, cut
     reader = csv.reader(io.StringIO(text))
     header = next(reader, [])
     missing = [column for column in COLUMNS if column not in header]
@@ -154,11 +170,10 @@ def _parse(row: Mapping[str, str], where: str) -> dict[str, Any]:
         "task": (str, bool, "a name"),
         "arm": (str, bool, "a name"),
         "seed": (int, lambda value: value >= 0, "a whole number from 0"),
-        "step": (int, lambda value: value >= 0, "a whole number from 0"),
+        "step": (int, lambda value: 0 <= value < 2**63, "a whole number from 0"),
         "score": (float, math.isfinite, "a finite number"),
         "success": (float, lambda value: math.isnan(value) or 0 <= value <= 1, "from 0 to 1, or nan"),
         "wall_s": (float, lambda value: 0 <= value < math.inf, "a number from 0"),
-        "length": (float, lambda value: math.isnan(value) or 0 <= value < math.inf, "a number from 0, or nan"),
     }
     parsed = {}
     for column in COLUMNS:
@@ -183,9 +198,12 @@ def _read_facts(path: Path) -> Facts:
         raise UserError(f"{path}: the top level must be an object of keys and values")
     known = {key.name: values[key.name] for key in fields(Facts) if values.get(key.name) is not None}
     for key, value in known.items():
-        if key == "versions":
+        if key in ("versions", "config"):
             if not isinstance(value, dict):
-                raise UserError(f"{path}: 'versions' is {value!r}, must be an object of packages and versions")
+                raise UserError(f"{path}: {key!r} is {value!r}, must be an object")
+        elif key == "encoder_hash":
+            if not isinstance(value, str):
+                raise UserError(f"{path}: {key!r} is {value!r}, must be text")
         elif isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise UserError(f"{path}: {key!r} is {value!r}, must be a finite number")
         elif value < 0 and key != "random_score":

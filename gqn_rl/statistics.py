@@ -1,18 +1,19 @@
 """Statistics of data efficiency in plain numpy: how many steps a run needed, and how sure a comparison may be of it.
 
 Interquartile mean, stratified bootstrap and performance profile are those of Agarwal et al., "Deep Reinforcement
-Learning at the Edge of the Statistical Precipice" (NeurIPS 2021), sections 4.1 to 4.3.
+Learning at the Edge of the Statistical Precipice" (NeurIPS 2021), sections 4.1 to 4.3; over several tasks they are
+means of each task's.
 
-A run that never got where it should is right-censored: its true value lies somewhere above a bound. Nothing is
-imputed. Every such value is carried as the two :class:`Bounds` between which it lies, ``[x, inf)`` here and ``[x, x]``
-where it was observed, and every estimate is made twice, from the lower and from the upper ones. What is said of it is
-then true whatever the censored runs would have done.
+A run that never got where it should is right-censored: its true value lies somewhere above a bound. One that is only
+looked at every so many steps got there somewhere between two looks. Nothing is imputed. Every such value is carried as
+the two :class:`Bounds` between which it lies, ``[x, inf)``, ``[w, x]``, and ``[x, x]`` where it was observed, and every
+estimate is made twice, from the lower and from the upper ones. What is said of it is then true whatever was not seen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,14 +22,14 @@ Floats = NDArray[np.floating]
 
 #: Share of the bootstrap's distribution that an interval holds.
 CONFIDENCE: Final = 0.95
-#: Resamples of an estimate. The end of an interval is then an order statistic with 250 beyond it.
+#: Resamples of an estimate. The end of an interval is then an order statistic with 249 beyond it.
 RESAMPLES: Final = 10_000
 #: Evaluations in a row that must be at the threshold or above before it counts as reached.
 HELD: Final = 3
 
 
 class Bounds(NamedTuple):
-    """Values (..., n), each known to lie from ``low`` to ``high``: equal if observed, ``high`` inf if censored.
+    """Values (..., n), each known to lie from ``low`` to ``high``: equal if observed, ``high`` inf if right-censored.
 
     Estimates take (n,), or (1 + RESAMPLES, n) where what is measured depends on something that is uncertain itself,
     such as a scale: first the values as they are, then those that each resample of it would have led to.
@@ -59,7 +60,7 @@ class Estimate(NamedTuple):
 
     low: float
     high: float
-    lower: float  #: end of the bootstrap interval; nan where there is none, which takes two runs of each kind
+    lower: float  #: end of the bootstrap interval; nan where there is none, which takes two runs of each stratum
     upper: float  #: the other end; inf where censoring leaves it open
 
 
@@ -137,31 +138,18 @@ def profile(scores: ArrayLike, thresholds: ArrayLike) -> Floats:
 # Bootstrap ----------------------------------------------------------------------------------------------------
 
 
-def stratified_bootstrap(
-    strata: Sequence[Floats],
-    statistic: Callable[..., Floats],
-    rng: np.random.Generator,
-    resamples: int = RESAMPLES,
-) -> Floats:
-    """``statistic`` of ``resamples`` resamples, (resamples, ...).
-
-    Args:
-        strata: arrays (n_i, ...), the first axis the runs. Each is resampled with replacement by itself, at its size.
-        statistic: gets an array (resamples, n_i, ...) for each stratum.
-        rng: draws.
-        resamples: how many.
-    """
-    drawn = [stratum[rng.integers(len(stratum), size=(resamples, len(stratum)))] for stratum in strata]
-    return statistic(*drawn)
+def resample(runs: NDArray[Any], rng: np.random.Generator, resamples: int = RESAMPLES) -> NDArray[Any]:
+    """Draws (resamples, n, ...) of n ``runs`` (n, ...) with replacement: the bootstrap of one stratum."""
+    return runs[rng.integers(len(runs), size=(resamples, len(runs)))]
 
 
-def percentile_interval(samples: Floats, confidence: float = CONFIDENCE) -> tuple[Floats, Floats]:
-    """Ends of the central interval of ``samples`` (resamples, ...).
+def percentile_interval(samples: Floats) -> tuple[Floats, Floats]:
+    """Ends of the central interval of ``samples`` (resamples, ...) that holds :data:`CONFIDENCE` of them.
 
     Order statistics, the outer ones, never between two: between a number and inf there is nothing to interpolate.
     """
     ordered = np.sort(samples, axis=0)
-    beyond = (1 - confidence) / 2 * (len(ordered) - 1)
+    beyond = (1 - CONFIDENCE) / 2 * (len(ordered) - 1)
     return ordered[int(np.floor(beyond))], ordered[len(ordered) - 1 - int(np.floor(beyond))]
 
 
@@ -171,10 +159,15 @@ def estimate_mean(values: Bounds, rng: np.random.Generator) -> Estimate:
 
 
 def estimate_pooled_mean(strata: Sequence[Bounds], rng: np.random.Generator) -> Estimate:
-    """Interquartile mean over all of ``strata`` (n_i,) together, each resampled by itself."""
+    """Mean over ``strata`` (n_i,) of their interquartile means, each resampled by itself.
+
+    Every stratum weighs the same, however many runs it has. In rliable the runs of all tasks are trimmed together,
+    which takes as many of each: with five of one task and one of another, the one would never count.
+    """
 
     def pooled(lows: list[Floats], highs: list[Floats]) -> tuple[Floats, Floats]:
-        return interquartile_mean(np.concatenate(lows, axis=-1)), interquartile_mean(np.concatenate(highs, axis=-1))
+        least, most = (np.mean([interquartile_mean(each) for each in ends], axis=0) for ends in (lows, highs))
+        return least, most
 
     return _estimate(strata, pooled, rng)
 
@@ -218,8 +211,7 @@ def _estimate(
 
 def _resampled(values: Floats, rng: np.random.Generator) -> Floats:
     """Resamples (RESAMPLES, n, 2) of ``values``: (n, 2), or (1 + RESAMPLES, n, 2) with those of each resample."""
-    count = values.shape[-2]
-    chosen = rng.integers(count, size=(RESAMPLES, count))
+    chosen = resample(np.arange(values.shape[-2]), rng)
     return values[chosen] if values.ndim == 2 else np.take_along_axis(values[1:], chosen[..., None], axis=1)
 
 
@@ -247,7 +239,7 @@ def mean_band(values: Floats, rng: np.random.Generator, resamples: int = 2_000) 
         known = ordered[:count, here]
         middle[here] = interquartile_mean(known, axis=0)
         if count > 1:
-            means = stratified_bootstrap([known], lambda drawn: interquartile_mean(drawn, axis=1), rng, resamples)
+            means = interquartile_mean(resample(known, rng, resamples), axis=1)
             lower[here], upper[here] = percentile_interval(means)
     return Band(middle, lower, upper)
 
@@ -255,13 +247,13 @@ def mean_band(values: Floats, rng: np.random.Generator, resamples: int = 2_000) 
 def profile_band(
     strata: Sequence[Floats], thresholds: Floats, rng: np.random.Generator, resamples: int = 2_000
 ) -> Band:
-    """Performance profile of all runs of ``strata`` (n_i,) at ``thresholds`` (t,), with pointwise intervals."""
+    """Performance profile at ``thresholds`` (t,), with pointwise intervals: the mean of those of ``strata`` (n_i,)."""
 
-    def shares(*drawn: Floats) -> Floats:
-        return profile(np.concatenate(drawn, axis=-1), thresholds)
+    def shares(drawn: Sequence[Floats]) -> Floats:
+        return np.mean([profile(each, thresholds) for each in drawn], axis=0)
 
     ordered = [np.sort(stratum) for stratum in strata]
-    middle = shares(*ordered)
+    middle = shares(ordered)
     if min(map(len, ordered)) < 2:
         return Band(middle, np.full_like(middle, np.nan), np.full_like(middle, np.nan))
-    return Band(middle, *percentile_interval(stratified_bootstrap(ordered, shares, rng, resamples)))
+    return Band(middle, *percentile_interval(shares([resample(each, rng, resamples) for each in ordered])))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import Field
 
-from gqn_rl.config import Config, UserError, parse_override, read_yaml, set_dotted
+from gqn_rl.config import Config, UserError, dump_yaml, parse_override, read_yaml, set_dotted
 from gqn_rl.pretraining import PretrainConfig
 
 
@@ -60,7 +63,7 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_overrides_are_yaml_values_at_dotted_keys() -> None:
-    assert parse_override("a.b=1e-3") == ("a.b", "1e-3")  # YAML 1.1 wants 1.0e-3; pydantic reads both as a float
+    assert parse_override("a.b=1e-3") == ("a.b", 0.001)  # for PyYAML alone, whose YAML is 1.1, it is text
     assert parse_override("a=[1, 2]") == ("a", [1, 2])
     values: dict[str, object] = {"a": {"c": 1}}
     set_dotted(values, "a.b", 2)
@@ -70,6 +73,18 @@ def test_overrides_are_yaml_values_at_dotted_keys() -> None:
         parse_override("no equals sign")
     with pytest.raises(UserError, match="not a mapping"):
         set_dotted({"a": 1}, "a.b", 2)
+
+
+def parse_yaml(text: str) -> object:
+    return parse_override(f"key={text}")[1]
+
+
+@given(st.one_of(st.floats(allow_nan=False), st.integers(), st.text(st.sampled_from("1e-+.x_0"), max_size=6)))
+def test_numbers_and_text_that_looks_like_them_survive_yaml(value: object) -> None:
+    """Also as Python writes a number, which is how people type it: 1e-05."""
+    assert parse_yaml(dump_yaml({"a": value})) == {"a": value}
+    if isinstance(value, float) and math.isfinite(value):
+        assert parse_yaml(f"a: {value!r}") == {"a": value}
 
 
 def test_configurations_are_frozen() -> None:

@@ -17,12 +17,12 @@ import pytest
 from PIL import Image
 
 from gqn_rl.cli import main
-from gqn_rl.comparison import CURVES_PICTURE, NORMALISED, SCORE, SEED, SUCCESS, Report, Task, analyse
+from gqn_rl.comparison import CURVES_PICTURE, NORMALISED, SCORE, SEED, STEPS_PICTURE, SUCCESS, Report, Task, analyse
 from gqn_rl.config import UserError
 from gqn_rl.report import PAGE, RUNS, TABLES, to_markdown, write_tables
 from gqn_rl.report_figures import draw_figures
 from gqn_rl.results import COLUMNS, read_results
-from gqn_rl.statistics import stratified_bootstrap
+from gqn_rl.statistics import resample
 
 #: Of a made-up task: random actions score this, the oracle that.
 RANDOM, ORACLE = -8.0, 24.0
@@ -47,7 +47,7 @@ def write_run(
     for index, value in enumerate(points, 1):
         score = RANDOM + (ORACLE - RANDOM) * value / 100
         won = min(max(value / 100, 0), 1) if success is None else success
-        lines.append(f"{task},{arm},{seed},{index * every},{score!r},{won},{index * 3.0},25.0")
+        lines.append(f"{task},{arm},{seed},{index * every},{score!r},{won},{index * 3.0}")
     path.write_text("\n".join(lines) + "\n")
     known = {"random_score": RANDOM, "budget": every * len(points)} if facts is None else facts
     if known:
@@ -112,7 +112,7 @@ def test_figures_by_hand(tmp_path: Path) -> None:
     assert (aug.low, aug.high, aug.upper) == (800, 800, 800)  # of 600 800 800 800 800, the ends left out
     assert 600 < aug.lower < 800
     claims = {name: comparison.claim for name, comparison in task.comparisons.items()}
-    assert claims["state"] == "`gqn` needs at most 2.00 times the steps"
+    assert claims["state"] == "no claim: `state` was there by its first evaluation"
     assert claims["pixels"] == "`gqn` needs at least 5.00 times fewer steps"
     assert task.comparisons["pixels"].ratio == (5, math.inf, 5, math.inf)
     assert task.break_even is not None
@@ -145,12 +145,27 @@ def test_page_says_what_was_found(tmp_path: Path) -> None:
 
 def test_claim_is_rounded_to_the_cautious_side(tmp_path: Path) -> None:
     for seed in range(5):
-        write_run(tmp_path, "state", seed, there_at(1))
+        write_run(tmp_path, "state", seed, there_at(2))
         write_run(tmp_path, "gqn", seed, there_at(3))
-        write_run(tmp_path, "pixels", seed, there_at(8))
+        write_run(tmp_path, "pixels", seed, there_at(9))
     task = only_task(tmp_path)
     assert task.comparisons["pixels"].claim == "`gqn` needs at least 2.66 times fewer steps"  # 8 / 3
     assert task.comparisons["state"].claim == "`gqn` needs at most 3.00 times the steps"
+
+
+def test_interval_of_a_ratio_holds_what_lies_between_evaluations(tmp_path: Path) -> None:
+    """Every run was there after the evaluation before; one that never was had its last evaluation's steps."""
+    for seed in range(5):
+        write_run(tmp_path, "state", seed, there_at(2))
+        write_run(tmp_path, "gqn", seed, there_at(4))
+        write_run(tmp_path, "pixels_aug", seed, there_at(8))
+        write_run(tmp_path, "pixels", seed, [25.0] * EVALUATIONS)
+        write_run(tmp_path, "untrained", seed, [*[25.0] * (EVALUATIONS - 1), 95.0])  # it may have got there at the end
+    comparisons = only_task(tmp_path).comparisons
+    assert comparisons["pixels_aug"].ratio == (2, 2, 700 / 400, 800 / 300)
+    assert comparisons["state"].ratio == (0.5, 0.5, 100 / 400, 200 / 300)
+    assert comparisons["pixels"].ratio == (2.5, math.inf, 2.5, math.inf)
+    assert comparisons["untrained"].ratio == (2.5, math.inf, 900 / 400, math.inf)
 
 
 def test_claim_from_an_unclear_comparison_is_an_upper_bound(tmp_path: Path) -> None:
@@ -189,7 +204,7 @@ def test_one_seed_has_figures_and_no_claim(tmp_path: Path) -> None:
 
 def test_few_seeds_make_a_claim_provisional(tmp_path: Path) -> None:
     write_task(tmp_path, seeds=3)
-    assert only_task(tmp_path).comparisons["pixels"].claim.endswith("5.00 times fewer steps (provisional)")
+    assert only_task(tmp_path).comparisons["pixels"].claim.endswith("5.00 times fewer steps (provisional: 3 seeds)")
 
 
 def test_without_oracle_success_is_measured(tmp_path: Path) -> None:
@@ -217,7 +232,10 @@ def test_without_random_score_or_success_there_is_no_threshold(tmp_path: Path) -
     assert "1 run does not say" not in page
     assert "2 runs do not say what they ran with" in page
     assert report.pictures == [CURVES_PICTURE]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / STEPS_PICTURE).touch()  # an earlier report's
     assert [path.name for path in draw_figures(tmp_path / "out", report)] == [CURVES_PICTURE]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [CURVES_PICTURE]
 
 
 def test_oracle_no_better_than_chance_defines_no_scale(tmp_path: Path) -> None:
@@ -282,7 +300,7 @@ def test_intervals_hold_what_the_oracle_is_uncertain_by(tmp_path: Path) -> None:
     assert (steps.low, steps.high, steps.lower) == (500, 500, 500)
     assert steps.upper == math.inf
     ratio = task.comparisons["pixels"].ratio
-    assert (ratio.low, ratio.high, ratio.lower, ratio.upper) == (2.5, 2.5, 2.5, math.inf)
+    assert (ratio.low, ratio.high, ratio.lower, ratio.upper) == (2.5, 2.5, 2, math.inf)
     assert task.arms["gqn"].steps == (200, 200, 200, 200)  # wherever 100 lies
 
 
@@ -291,7 +309,7 @@ def test_an_arm_of_as_many_seeds_is_not_resampled_in_step_with_the_oracle(tmp_pa
     for seed, end in enumerate(ends):
         write_run(tmp_path, "state", seed, [end] * EVALUATIONS)
     tops = only_task(tmp_path).scale.tops[1:]
-    arm = stratified_bootstrap([np.array(ends)], lambda drawn: drawn.mean(axis=1), np.random.default_rng(SEED))
+    arm = resample(np.array(ends), np.random.default_rng(SEED)).mean(axis=1)
     assert tops.std() == pytest.approx(arm.std(), rel=0.05)
     assert abs(np.corrcoef(tops, arm)[0, 1]) < 0.05
 
@@ -308,14 +326,29 @@ def test_arms_are_compared_at_other_heights(tmp_path: Path) -> None:
         (NORMALISED, 80.0): 500 / 200,
         (SUCCESS, 90.0): 100 / 200,
     }
-    assert "| `pixels` | 1.50 [1.50, 1.50] | 2.50 [2.50, 2.50] | 0.50 [0.50, 0.50] |" in to_markdown(
+    assert "| `pixels` | 1.50 [1.00, 3.00] | 2.50 [2.00, 5.00] | 0.50 [0.00, 1.00] |" in to_markdown(
         report_on(tmp_path)
     )
 
 
+def test_runs_of_an_arm_that_differ_are_noticed(tmp_path: Path) -> None:
+    write_task(tmp_path, seeds=2)
+    for seed, commit in enumerate(("abc", "abc+")):
+        config = {"seed": seed, "algorithm": {"kwargs": {"gamma": 0.9 + 0.5 * seed}}, "total_steps": 1_000}
+        later = {"certainty": False} if seed else {}  # a key that came later says nothing of a run before
+        facts = {"random_score": RANDOM, "budget": 1_000, "versions": {"git_commit": commit}, "encoder_hash": f"{seed}"}
+        write_run(tmp_path, "mine", seed, there_at(3), facts={**facts, "config": {**config, **later}})
+    notes = [note for note in report_on(tmp_path).notes if "differ" in note or "commit" in note]
+    assert notes == [
+        "`reach`: runs of `mine` differ in `algorithm.kwargs.gamma` (`0.9`, `1.4`).",
+        "`reach`: runs of `mine` differ in `encoder_hash` (`0`, `1`).",
+        "`reach`: 1 of 10 runs were made by files that their commit does not hold (`+`).",
+    ]
+
+
 def test_half_written_line_does_not_count(tmp_path: Path) -> None:
     path = write_run(tmp_path, "gqn", 0, there_at(2))
-    path.write_text(path.read_text() + "reach,gqn,0,1100,24.0,1.0,33.0,2")
+    path.write_text(path.read_text() + "reach,gqn,0,1100,24.0,1.0,3")
     runs, notes = read_results(tmp_path)
     assert len(runs[0].steps) == EVALUATIONS
     assert notes == ["`reach/gqn-seed0.csv` ends in the middle of a line, which is left out."]
@@ -327,6 +360,11 @@ def test_run_without_evaluations_is_noted(tmp_path: Path) -> None:
     runs, notes = read_results(tmp_path)
     assert len(runs) == 1
     assert notes == ["`reach/gqn-seed1.csv` has no evaluation yet."]
+    for begun in ("", "task,arm,se"):
+        (tmp_path / "reach" / "gqn-seed1.csv").write_text(begun)
+        runs, notes = read_results(tmp_path)
+        assert len(runs) == 1
+        assert notes[-1] == "`reach/gqn-seed1.csv` has no evaluation yet."
 
 
 # What is refused ----------------------------------------------------------------------------------------------
@@ -335,15 +373,16 @@ def test_run_without_evaluations_is_noted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("reach,gqn,0,1100,24.0,1.0,33.0", "7 values for 8 columns"),
-        ("reach,gqn,0,many,24.0,1.0,33.0,25.0", "step is 'many', must be a whole number from 0"),
-        ("reach,gqn,-1,1100,24.0,1.0,33.0,25.0", "seed is '-1'"),
-        ("reach,gqn,0,1100,nan,1.0,33.0,25.0", "score is 'nan', must be a finite number"),
-        ("reach,gqn,0,1100,24.0,1.5,33.0,25.0", "success is '1.5', must be from 0 to 1, or nan"),
-        ("reach,gqn,0,1100,24.0,1.0,inf,25.0", "wall_s is 'inf'"),
-        ("reach,,0,1100,24.0,1.0,33.0,25.0", "arm is '', must be a name"),
-        ("reach,gqn,0,1000,24.0,1.0,33.0,25.0", "step 1000 after step 1000; steps must rise"),
-        ("reach,pixels,0,1100,24.0,1.0,33.0,25.0", "another task, arm or seed"),
+        ("reach,gqn,0,1100,24.0,1.0", "6 values for 7 columns"),
+        ("reach,gqn,0,99999999999999999999,24.0,1.0,33.0", "step is '99999999999999999999'"),
+        ("reach,gqn,0,many,24.0,1.0,33.0", "step is 'many', must be a whole number from 0"),
+        ("reach,gqn,-1,1100,24.0,1.0,33.0", "seed is '-1'"),
+        ("reach,gqn,0,1100,nan,1.0,33.0", "score is 'nan', must be a finite number"),
+        ("reach,gqn,0,1100,24.0,1.5,33.0", "success is '1.5', must be from 0 to 1, or nan"),
+        ("reach,gqn,0,1100,24.0,1.0,inf", "wall_s is 'inf'"),
+        ("reach,,0,1100,24.0,1.0,33.0", "arm is '', must be a name"),
+        ("reach,gqn,0,1000,24.0,1.0,33.0", "step 1000 after step 1000; steps must rise"),
+        ("reach,pixels,0,1100,24.0,1.0,33.0", "another task, arm or seed"),
     ],
 )
 def test_malformed_line_is_named(tmp_path: Path, line: str, said: str) -> None:
@@ -397,6 +436,8 @@ def test_folder_without_runs_is_refused(tmp_path: Path) -> None:
         ('{"updates": -1}', "'updates' is -1, must be a number from 0"),
         ('{"views": true}', "'views' is True"),
         ('{"versions": "1.0"}', "'versions' is '1.0', must be an object"),
+        ('{"config": 1}', "'config' is 1, must be an object"),
+        ('{"encoder_hash": 1}', "'encoder_hash' is 1, must be text"),
     ],
 )
 def test_malformed_json_is_named(tmp_path: Path, text: str, said: str) -> None:
@@ -458,6 +499,13 @@ def test_another_arm_changes_no_figure_of_the_others(tmp_path: Path) -> None:
     after = numbers(only_task(tmp_path))
     assert after.pop("mine")
     assert after == before
+    for seed in range(5):  # nor does one of a shorter budget
+        write_run(tmp_path, "mine", seed, [50.0] * 4)
+    task = only_task(tmp_path)
+    assert (task.arms["mine"].area, task.arms["mine"].profile) == (None, None)
+    after = numbers(task)
+    assert after.pop("mine")
+    assert after == before
 
 
 # Through the command line -------------------------------------------------------------------------------------
@@ -498,6 +546,8 @@ def test_some_tasks_alone_are_as_if_there_were_no_others(tmp_path: Path, capsys:
     write_task(both)
     write_task(both, task="other")
     write_task(one, task="other")
+    broken = write_run(both, "mine", 0, there_at(2))  # of a task that is not asked for
+    broken.write_text(broken.read_text() + "reach,mi")
     assert main(["report", str(both), "--tasks", "other", "--out", str(tmp_path / "chosen")]) == 0
     assert main(["report", str(one), "--out", str(tmp_path / "alone")]) == 0
     assert (tmp_path / "chosen" / PAGE).read_text() == (tmp_path / "alone" / PAGE).read_text()

@@ -22,8 +22,8 @@ from gqn_rl.statistics import (
     percentile_interval,
     profile,
     profile_band,
+    resample,
     steps_to,
-    stratified_bootstrap,
     value_at,
 )
 
@@ -138,17 +138,12 @@ def test_percentile_interval_is_made_of_order_statistics() -> None:
     assert percentile_interval(half) == (3, math.inf)
 
 
-def test_resamples_are_drawn_from_each_stratum_by_itself() -> None:
+def test_resamples_are_draws_with_replacement() -> None:
     """Of two values all resamples are known: means 0, 1/2 and 1 in a quarter, a half and a quarter."""
-    means = stratified_bootstrap(
-        [np.array([0.0, 1.0]), np.array([10.0, 10.0, 10.0])],
-        lambda first, second: np.stack([first.mean(axis=1), second.mean(axis=1)], axis=-1),
-        rng(),
-        20_000,
-    )
-    assert means.shape == (20_000, 2)
-    assert set(means[:, 1]) == {10.0}
-    shares = [np.mean(means[:, 0] == value) for value in (0, 0.5, 1)]
+    drawn = resample(np.array([[0.0, 10.0], [1.0, 11.0]]), rng(), 20_000)
+    assert drawn.shape == (20_000, 2, 2)
+    np.testing.assert_array_equal(drawn[..., 1], drawn[..., 0] + 10)  # a run is drawn whole
+    shares = [np.mean(drawn[..., 0].mean(axis=1) == value) for value in (0, 0.5, 1)]
     np.testing.assert_allclose(shares, [0.25, 0.5, 0.25], atol=0.015)
 
 
@@ -234,11 +229,15 @@ def test_interval_holds_its_estimate_and_stays_among_the_runs(values: list[float
     assert min(values) <= found.lower <= found.low == found.high <= found.upper <= max(values)
 
 
-def test_pooled_mean_trims_over_all_tasks() -> None:
-    strata = [Bounds.exactly([0.0, 0.0, 90.0, 90.0]), Bounds.exactly([100.0, 100.0, 90.0, 90.0])]
-    assert estimate_pooled_mean(strata, rng()).low == 90
-    alone = estimate_pooled_mean(strata[:1], rng())
-    assert alone == estimate_mean(strata[0], rng())
+def test_tasks_weigh_the_same_however_many_runs_they_have() -> None:
+    """Trimmed together, the one run at 0 would not count beside the four at 100."""
+    many, few = [100.0, 100.0, 100.0, 100.0], [0.0]
+    assert estimate_pooled_mean([Bounds.exactly(many), Bounds.exactly(few)], rng())[:2] == (50, 50)
+    assert estimate_pooled_mean([Bounds.exactly(many), Bounds.exactly(few * 4)], rng()) == (50, 50, 50, 50)
+    alone = censor([60.0, 70.0, 80.0, 99.0], 90)
+    assert estimate_pooled_mean([alone], rng()) == estimate_mean(alone, rng())
+    points = np.array([0.0, 50.0, 100.0])
+    np.testing.assert_allclose(profile_band([np.array(many), np.array(few)], points, rng()).middle, [1, 0.5, 0.5])
 
 
 def test_same_generator_same_interval() -> None:
@@ -275,7 +274,7 @@ def test_band_is_the_estimate_at_each_place() -> None:
 def test_profile_band_falls_from_all_to_none() -> None:
     strata = [np.array([10.0, 50.0, 95.0]), np.array([60.0, 99.0])]
     middle, lower, upper = profile_band(strata, np.array([0.0, 50.0, 97.0, 100.0]), rng())
-    np.testing.assert_allclose(middle, [1, 0.8, 0.2, 0])
+    np.testing.assert_allclose(middle, [1, (2 / 3 + 1) / 2, (0 + 1 / 2) / 2, 0])
     assert np.all(lower <= middle)
     assert np.all(middle <= upper)
     assert (lower[0], upper[-1]) == (1, 0)

@@ -38,12 +38,7 @@ def run(options: argparse.Namespace) -> None:
         )
     if options.out.resolve().is_relative_to(options.results.resolve()):
         raise UserError(f"--out {options.out} lies in {options.results}, whose CSV files are read; choose another")
-    runs, notes = read_results(options.results)
-    tasks = sorted({run.task for run in runs})
-    if unknown := [name for name in options.tasks or () if name not in tasks]:
-        raise UserError(
-            f"--tasks: no task {', '.join(map(repr, unknown))} in {options.results}, only {', '.join(tasks)}"
-        )
-    report = analyse([run for run in runs if options.tasks is None or run.task in options.tasks], notes)
-    for path in [*write_tables(options.out, report), *draw_figures(options.out, report)]:
+    report = analyse(*read_results(options.results, options.tasks))
+    figures = draw_figures(options.out, report)
+    for path in [*write_tables(options.out, report), *figures]:  # the page that shows them comes last
         print(path)
