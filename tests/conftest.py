@@ -92,6 +92,19 @@ class ToyReach(gym.Env[Any, Any]):
         return {"images": images, "poses": poses, "proprio": self.point.astype(np.float32)}
 
 
+class SameInfo(gym.Wrapper[Any, Any, Any, Any]):
+    """Hands out one and the same info at every step, as some environments do."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self._info: dict[str, Any] = {}
+
+    def step(self, action: Any) -> Any:
+        *result, info = self.env.step(action)
+        self._info.update(info)
+        return *result, self._info
+
+
 class ToyEncoder(nn.Module):
     """Integer sums of pixels and poses: the arithmetic is exact, so results do not depend on the batch."""
 
@@ -159,6 +172,19 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("finished") / "run"
     train(folder, TrainConfig.from_mapping(toy_values(wandb="offline", total_steps=150)), ToyEncoder())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def stopped_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the same run, stopped right after its only checkpoint, that of step 100; read it alone."""
+    from gqn_rl.agents.interrupts import TrainingInterrupted, stopping_when
+    from gqn_rl.agents.training import TrainConfig, train
+
+    folder = tmp_path_factory.mktemp("stopped") / "run"
+    config = TrainConfig.from_mapping(toy_values(wandb="offline", total_steps=150))
+    with stopping_when(lambda: any(folder.glob("checkpoint/step_*"))), pytest.raises(TrainingInterrupted):
+        train(folder, config, ToyEncoder())
     return folder
 
 

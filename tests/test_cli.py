@@ -144,9 +144,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert not (tmp_path / "runs").exists()
 
 
-def test_corrupt_checkpoint_is_one_line(cli: Cli, finished_run: Path, tmp_path: Path) -> None:
-    run = shutil.copytree(finished_run, tmp_path / "run", symlinks=True)
-    (run / "summary.json").unlink()
+def test_corrupt_checkpoint_is_one_line(cli: Cli, stopped_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(stopped_run, tmp_path / "run", symlinks=True)
     model = next((run / "checkpoint").glob("step_*")) / "model.zip"
     model.write_bytes(model.read_bytes()[:-1])
     done = cli("train", run / "config.yaml", "--out", run)

@@ -19,8 +19,9 @@ from stable_baselines3.common.buffers import NStepReplayBuffer
 from torch import Tensor
 
 from gqn_rl.agents.build import build_model, load_model, make_vec_env, see_with
-from gqn_rl.agents.checkpoints import load_replay, replay_buffer, save_replay
+from gqn_rl.agents.checkpoints import load_replay, newest, replay_buffer, save_replay
 from gqn_rl.agents.drq import CriticEncoderPolicy, Replayed, SceneNetwork, ViewReplayBuffer, shifted
+from gqn_rl.agents.interrupts import TrainingInterrupted, stopping_when
 from gqn_rl.agents.replay import replay
 from gqn_rl.agents.training import TrainConfig, make_envs, train
 from gqn_rl.agents.vec_scene import SceneVector
@@ -341,9 +342,8 @@ def test_saved_policy_acts_as_the_trained_one(tmp_path: Path) -> None:
 def _resumed_equals_whole(config: TrainConfig, encoder: GQNEncoder | None, folder: Path) -> None:
     whole, resumed = folder / "whole", folder / "resumed"
     train(whole, config, encoder)
-    train(resumed, config, encoder)
-    for name in ("summary.json", "final_model.zip"):  # as if killed after its last checkpoint
-        (resumed / name).unlink()
+    with stopping_when(lambda: newest(resumed / "checkpoint") is not None), pytest.raises(TrainingInterrupted):
+        train(resumed, config, encoder)
     torch.manual_seed(1)
     train(resumed, config, encoder)
     first, second = (cast(SAC, load_model(SAC, path / "final_model.zip")) for path in (whole, resumed))

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from gqn_rl.agents.artifacts import compose_frame, draw_learning_curve, film_episodes, views_in, write_video
-from gqn_rl.agents.build import make_vec_env, see_with
-from gqn_rl.agents.evaluation import Evaluation, evaluate, uniform_random
+from gqn_rl.agents.build import build_model, make_vec_env, see_with
+from gqn_rl.agents.evaluation import Evaluation, deterministic, evaluate, uniform_random
 from gqn_rl.agents.replay import replay
 from gqn_rl.agents.reporting import describe, film, say
 from gqn_rl.agents.runs import Row, RunFolder
@@ -33,7 +33,7 @@ from gqn_rl.agents.vec_scene import VecSceneObservation
 from gqn_rl.config import UserError
 
 
-def towards_target(observations: NDArray[np.float32]) -> NDArray[np.float32]:
+def towards_target(observations: NDArray[np.float32], starts: NDArray[np.bool_]) -> NDArray[np.float32]:
     """A good policy on the toy's state: half of the way at every step."""
     return np.clip((observations[:, 2:] - observations[:, :2]) / 0.8, -1, 1)
 
@@ -46,7 +46,7 @@ def one_by_one(episodes: int, first_seed: int, **kwargs: Any) -> Evaluation:
         observation, _ = env.reset(seed=HELD_OUT + first_seed + episode)
         total, steps, done = 0.0, 0, False
         while not done:
-            action = towards_target(observation[None])[0]
+            action = towards_target(observation[None], np.zeros(1, bool))[0]
             observation, reward, terminated, truncated, info = env.step(action)
             total, steps, done = total + float(np.float32(reward)), steps + 1, terminated or truncated
         results.append((total, steps, float(info["is_success"]), info["distance"]))
@@ -95,13 +95,41 @@ def test_random_actions_are_uniform_reproducible_and_their_own() -> None:
     space = spaces.Box(-1, 3, (2,), np.float32, seed=0)
     state = space.np_random.bit_generator.state
     policy, again = uniform_random(space, 500, seed=1), uniform_random(space, 500, seed=1)
-    actions = policy(None)
+    everywhere = np.ones(500, bool)
+    actions = policy(None, everywhere)
     assert actions.shape == (500, 2)
-    np.testing.assert_array_equal(actions, again(None))
+    np.testing.assert_array_equal(actions, again(None, everywhere))
     assert abs(actions.mean() - 1) < 0.2
     assert actions.min() < -0.9
     assert actions.max() > 2.9
     assert space.np_random.bit_generator.state == state
+
+
+def test_a_recurrent_policy_remembers_its_own_episode_and_no_other() -> None:
+    """Batched, with episodes that end at different times, it does what it does one episode at a time."""
+    sb3_contrib = pytest.importorskip("sb3_contrib")
+    venv = make_vec_env(TOY_ID, {"obs_mode": "state", "terminate": True}, 3, seed=1)
+    kwargs = {"n_steps": 16, "batch_size": 16, "n_epochs": 4, "learning_rate": 0.01}
+    model = build_model(sb3_contrib.RecurrentPPO, venv, policy="MlpLstmPolicy", kwargs=kwargs, total_steps=96, seed=0)
+    model.learn(96)
+    together = evaluate(deterministic(model), venv, 7)
+    alone = evaluate(deterministic(model), make_vec_env(TOY_ID, {"obs_mode": "state", "terminate": True}, 1, 1), 7)
+    np.testing.assert_allclose(together.returns, alone.returns, rtol=1e-4)
+    env, returns = gym.make(TOY_ID, obs_mode="state", terminate=True), []
+    for episode in range(7):
+        observation, _ = env.reset(seed=HELD_OUT + episode)
+        memory, total, done = None, 0.0, False
+        while not done:
+            action, memory = model.predict(observation, memory, deterministic=True)
+            observation, reward, terminated, truncated, _ = env.step(action)
+            total, done = total + float(reward), terminated or truncated
+        returns.append(total)
+    np.testing.assert_allclose(alone.returns, returns, rtol=1e-4)
+
+    def forgetful(observations: NDArray[np.float32], starts: NDArray[np.bool_]) -> NDArray[np.float32]:
+        return model.predict(observations, deterministic=True)[0]
+
+    assert not np.allclose(evaluate(forgetful, venv, 7).returns, returns, rtol=1e-4)
 
 
 def test_stop_is_granted_within_an_evaluation() -> None:
@@ -174,9 +202,11 @@ def test_replay_of_no_run_says_so(tmp_path: Path) -> None:
 def test_film_shows_the_episodes_that_evaluation_counts() -> None:
     encoder = ToyEncoder()
     taken: list[NDArray[np.float32]] = []
+    begun: list[NDArray[np.bool_]] = []
 
-    def policy(observations: NDArray[np.float32]) -> NDArray[np.float32]:
+    def policy(observations: NDArray[np.float32], starts: NDArray[np.bool_]) -> NDArray[np.float32]:
         taken.append(observations.copy())
+        begun.append(starts.copy())
         return np.zeros((len(observations), 2), np.float32)
 
     with film_episodes(TOY_ID, {}, policy, partial(see_with, encoder), episodes=2, first_seed=3) as (frames, fps):
@@ -186,6 +216,7 @@ def test_film_shows_the_episodes_that_evaluation_counts() -> None:
     assert not np.array_equal(shown[EPISODE], shown[EPISODE - 1])  # the last moment, before the VecEnv's own reset
     assert all(np.array_equal(shown[EPISODE], still) for still in shown[EPISODE : EPISODE + 6])
     assert not np.array_equal(shown[EPISODE], shown[EPISODE + 6])
+    assert np.flatnonzero(np.concatenate(begun)).tolist() == [0, EPISODE]
     filmed, taken = taken, []
     venv = VecSceneObservation(make_vec_env(TOY_ID, {}, 1, seed=0), encoder)
     evaluate(policy, venv, episodes=2, first_seed=3)

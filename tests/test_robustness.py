@@ -7,10 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
+from conftest import EPISODE, TOY_ID, VIEWS, SameInfo
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from gqn_rl import CAMERA_RIG
 from gqn_rl.agents.build import make_env, make_vec_env
@@ -161,6 +163,15 @@ def test_policy_input_keeps_its_shape() -> None:
             assert (own.reset()[0, 0], seen[0, 0]) == (2, 1)  # type: ignore[index]
         own.close()
         missing.close()
+
+
+def test_the_last_camera_is_missing_also_where_one_info_is_handed_out_again() -> None:
+    venv = MissingCamera(DummyVecEnv([lambda: SameInfo(gym.make(TOY_ID))]), black=False)
+    venv.reset()
+    for _ in range(3 * EPISODE):
+        _, _, dones, infos = venv.step(np.zeros((1, 2), np.float32))
+        if dones[0]:
+            assert infos[0]["terminal_observation"]["images"].shape[0] == VIEWS - 1
 
 
 # Scores -------------------------------------------------------------------------------------------------------

@@ -23,9 +23,10 @@ from conftest import EPISODE, ROOT, TOY_ID, OtherEncoder, ToyEncoder, ToyReach, 
 from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
-from stable_baselines3 import PPO, SAC
+from stable_baselines3 import DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from gqn_rl.agents.build import build_model, find_env, load_model, make_env, make_vec_env, resolve_algorithm, see_with
@@ -33,6 +34,7 @@ from gqn_rl.agents.checkpoints import (
     cut_episodes,
     latest_checkpoint,
     load_replay,
+    newest,
     replay_buffer,
     save_checkpoint,
     save_replay,
@@ -180,9 +182,8 @@ def test_noise_of_state_dependent_exploration_resumes_too(tmp_path: Path) -> Non
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     config = TrainConfig.from_mapping(values)
     train(whole, config, ToyEncoder())
-    train(resumed, config, ToyEncoder())
-    for name in ("summary.json", "final_model.zip"):  # as if killed after its last checkpoint
-        (resumed / name).unlink()
+    with stopping_when(lambda: newest(resumed / "checkpoint") is not None), pytest.raises(TrainingInterrupted):
+        train(resumed, config, ToyEncoder())
     torch.manual_seed(0)
     train(resumed, config, ToyEncoder())
     assert same(parameters(whole / "final_model.zip", PPO), parameters(resumed / "final_model.zip", PPO))
@@ -195,7 +196,6 @@ def test_run_folder_holds_all_that_is_promised(finished_run: Path) -> None:
         "versions.json",
         "encoder.json",
         "evaluations.csv",
-        "checkpoint",
         "best_model.zip",
         "final_model.zip",
         "summary.json",
@@ -203,12 +203,12 @@ def test_run_folder_holds_all_that_is_promised(finished_run: Path) -> None:
         "wandb",
     }
     assert names & {"episodes.mp4", "episodes.gif"}
+    assert "checkpoint" not in names  # nobody goes on from there
     assert TrainConfig.from_yaml(finished_run / "config.yaml") == toy_config(wandb="offline", total_steps=150)
     versions = json.loads((finished_run / "versions.json").read_text())
     assert versions["torch"] == torch.__version__.split("+")[0] or versions["torch"] == torch.__version__
     assert versions["encoder_hash"] == json.loads((finished_run / "encoder.json").read_text())["encoder_hash"]
     assert list((finished_run / "wandb").glob("offline-run-*/*.wandb"))
-    assert len(list((finished_run / "checkpoint").iterdir())) == 1  # older ones are gone
     header = (finished_run / "evaluations.csv").read_text().splitlines()[0]
     assert header.startswith("task,arm,seed,step,score,success,wall_s")
     summary = json.loads((finished_run / "summary.json").read_text())
@@ -284,11 +284,8 @@ def test_finished_run_is_never_overwritten(finished_run: Path) -> None:
 
 
 @pytest.fixture
-def unfinished_run(finished_run: Path, tmp_path: Path) -> Path:
-    folder = tmp_path / "unfinished"
-    shutil.copytree(finished_run, folder, symlinks=True)
-    (folder / "summary.json").unlink()
-    return folder
+def unfinished_run(stopped_run: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(stopped_run, tmp_path / "unfinished", symlinks=True)
 
 
 def test_unfinished_run_refuses_another_configuration(unfinished_run: Path) -> None:
@@ -667,16 +664,24 @@ def test_camera_mismatch_is_the_encoders_to_refuse(monkeypatch: pytest.MonkeyPat
         make_envs(toy_config(), Picky(), 2)
 
 
+@pytest.fixture
+def broken_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken_module.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("env_id", "complaint"),
     [
         ("toy/Reech-v0", r"unknown environment id 'toy/Reech-v0'; did you mean 'toy/Reach-v0'"),
         ("gqn_rl/ArmReech-v0", r"did you mean 'gqn_rl/ArmReach-v0'"),
         ("conftest:toy/Push-v0", r"unknown environment id 'conftest:toy/Push-v0'"),
-        ("nowhere:Env-v0", r"environment id 'nowhere:Env-v0': no module named 'nowhere'"),
+        ("nowhere:Env-v0", r"environment id 'nowhere:Env-v0': No module named 'nowhere'"),
+        ("broken_module:Env-v0", r"importing 'broken_module' fails: ZeroDivisionError: division by zero"),
+        ("..x:Env-v0", r"importing '..x' fails: TypeError"),
     ],
 )
-def test_unknown_environment_id_is_named_with_close_matches(env_id: str, complaint: str) -> None:
+def test_unknown_environment_id_is_named_with_close_matches(env_id: str, complaint: str, broken_module: None) -> None:
     with pytest.raises(UserError, match=complaint) as caught:
         find_env(env_id)
     assert "\n" not in str(caught.value)
@@ -713,9 +718,11 @@ def test_algorithms_by_name_and_by_class() -> None:
         ("nowhere:SAC", r"No module named 'nowhere'; valid: SAC"),
         ("stable_baselines3:SACK", r"module 'stable_baselines3' has no 'SACK'"),
         ("pathlib:Path", r"is not a Stable-Baselines3 algorithm"),
+        (":SAC", r"importing '' fails: ValueError: Empty module name; valid: SAC"),
+        ("broken_module:SAC", r"importing 'broken_module' fails: ZeroDivisionError"),
     ],
 )
-def test_unknown_algorithm_names_the_choices(name: str, complaint: str) -> None:
+def test_unknown_algorithm_names_the_choices(name: str, complaint: str, broken_module: None) -> None:
     with pytest.raises(UserError, match=complaint):
         resolve_algorithm(name)
 
@@ -727,6 +734,14 @@ def test_unknown_algorithm_names_the_choices(name: str, complaint: str) -> None:
         ({"seed": 1}, r"SAC takes no argument 'seed'"),
         ({"policy_kwargs": {"net_arc": [8]}}, r"SAC with .*net_arc"),
         ({"train_freq": [1, "hour"]}, r"SAC with .*'hour'"),
+        ({"policy_kwargs": 5}, r"SAC's argument policy_kwargs is 5, must be a mapping"),
+        ({"replay_buffer_kwargs": "x"}, r"SAC's argument replay_buffer_kwargs is 'x', must be a mapping"),
+        ({"buffer_size": None}, r"SAC's argument buffer_size is None, must be a number such as 1000000"),
+        ({"tau": "a lot"}, r"SAC's argument tau is 'a lot', must be a number such as 0.005"),
+        ({"gamma": True}, r"SAC's argument gamma is True, must be a number"),
+        ({"device": "abacus"}, r"SAC with .*abacus"),
+        ({"action_noise": "some"}, r"action_noise is 'some', must be a standard deviation from 0"),
+        ({"action_noise": -1}, r"action_noise is -1, must be"),
     ],
 )
 def test_algorithm_arguments_are_checked_before_any_work(
@@ -735,6 +750,66 @@ def test_algorithm_arguments_are_checked_before_any_work(
     with pytest.raises(UserError, match=complaint):
         train(tmp_path / "run", toy_config(algorithm={"id": "SAC", "kwargs": kwargs}), ToyEncoder())
     assert not RunFolder(tmp_path / "run").config.exists()
+
+
+@pytest.mark.parametrize(
+    ("n_envs", "changes", "valid"),
+    [(1, {}, 8), (3, {}, 24), (1, {"max_episode_steps": 20}, 20)],
+)
+def test_checkpoints_leave_room_for_whole_episodes(
+    n_envs: int, changes: dict[str, Any], valid: int, tmp_path: Path
+) -> None:
+    config = toy_config(
+        n_envs=n_envs, env__kwargs=changes, checkpoint_every=valid - 1, evaluation={"every": 50, "episodes": 1}
+    )
+    with pytest.raises(UserError, match=rf"would never end; valid: {valid} or more, and {10 * valid} cuts few"):
+        train(tmp_path / "run", config, ToyEncoder())
+    assert not (tmp_path / "run").exists()
+    enough = config.model_copy(update={"checkpoint_every": valid, "total_steps": 50})
+    assert train(tmp_path / "run", enough, ToyEncoder())["steps"] >= 50
+
+
+def test_noise_of_actions_may_be_a_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    venv = make_envs(toy_config(), ToyEncoder(), 2)
+    model = build_model(TD3, venv, policy=None, kwargs={"action_noise": 0.25}, total_steps=10, seed=0)
+    assert isinstance(model.action_noise, NormalActionNoise)
+    np.random.seed(0)  # noqa: NPY002 - what it draws from
+    drawn = np.stack([model.action_noise() for _ in range(4000)])
+    assert drawn.shape == (4000, 2)
+    np.testing.assert_allclose(drawn.mean(axis=0), 0, atol=0.02)
+    np.testing.assert_allclose(drawn.std(axis=0), 0.25, atol=0.02)
+    discrete = DummyVecEnv([lambda: gym.make("CartPole-v1")])
+    assert build_model(DQN, discrete, policy=None, kwargs={}, total_steps=10, seed=0)
+    for kwargs, said in (({}, True), ({"action_noise": 0.1}, False)):
+        config = toy_config(algorithm={"id": "TD3", "kwargs": {"learning_starts": 40, **kwargs}}, total_steps=50)
+        train(tmp_path / str(said), config, ToyEncoder())
+        assert ("TD3 explores by noise alone, and there is none" in capsys.readouterr().out) == said
+
+
+def test_a_run_that_saved_memory_can_be_evaluated(tmp_path: Path) -> None:
+    config = toy_config(total_steps=50)
+    config.algorithm.kwargs.update(
+        optimize_memory_usage=True, replay_buffer_kwargs={"handle_timeout_termination": False}
+    )
+    train(tmp_path / "run", config, ToyEncoder())
+    assert replay(tmp_path / "run", ToyEncoder(), episodes=1)["episodes"] == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({}, "conftest:ToyEncoder"),
+        (
+            {"context": "episode", "certainty": True, "proprio": False},
+            "conftest:ToyEncoder+episode+certainty+no-proprio",
+        ),
+        ({"finetune": True}, "conftest:ToyEncoder+finetuned"),
+        ({"encoder": None, "pixels": {}}, "pixels"),
+        ({"arm": "mine", "proprio": False}, "mine"),
+    ],
+)
+def test_runs_that_see_otherwise_have_other_names_in_tables(changes: dict[str, Any], name: str) -> None:
+    assert toy_config(**changes).arm_name == name
 
 
 def test_policy_follows_from_the_observation() -> None:

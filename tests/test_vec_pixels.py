@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import EPISODE, SIDE, TOY_ID, VIEWS, ToyEncoder
+from conftest import EPISODE, SIDE, TOY_ID, VIEWS, SameInfo, ToyEncoder
 from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3 import SAC
@@ -116,6 +116,19 @@ def test_stacks_equal_a_slow_reference_across_episode_ends(stack: int, n_envs: i
                 assert_same(infos[index]["terminal_observation"], stacked(recorder.ended, stack), None)
                 assert len(recorder.history) == 1
     assert ends >= 3 * n_envs
+
+
+def test_ends_of_episodes_are_told_without_infos() -> None:
+    """An info that is handed out again has the last observation of an earlier episode in it."""
+    plain, same = VecPixels(DummyVecEnv([Wide]), 3), VecPixels(DummyVecEnv([lambda: SameInfo(Wide())]), 3)
+    plain.reset(), same.reset()
+    for _ in range(STEPS):
+        (seen, _, dones, infos), (again, _, _, others) = (
+            venv.step(np.zeros((1, 1), np.float32)) for venv in (plain, same)
+        )
+        assert_same(again, {"images": None, **seen}, None)  # type: ignore[arg-type, dict-item]
+        if dones[0]:
+            assert_same(others[0]["terminal_observation"], {"images": None, **infos[0]["terminal_observation"]}, None)
 
 
 class WithPixels(Wide):

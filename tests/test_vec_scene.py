@@ -5,14 +5,15 @@ from __future__ import annotations
 import copy
 import itertools
 import shutil
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import EPISODE, TOY_ID, ToyEncoder, ToyReach, toy_values
+from conftest import EPISODE, TOY_ID, SameInfo, ToyEncoder, ToyReach, toy_values
 from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3 import SAC
@@ -416,6 +417,33 @@ def test_a_memory_equals_encoding_all_views_so_far_at_once(n_envs: int, terminat
                 episodes[i] = []
             episodes[i].append(now)
     assert ends >= 3 * n_envs
+
+
+@pytest.mark.parametrize("context", ["now", "episode"])
+def test_ends_of_episodes_are_told_without_infos(context: Literal["now", "episode"]) -> None:
+    """An info that is handed out again has the last observation of an earlier episode in it."""
+    plain, same = (
+        VecSceneObservation(DummyVecEnv([partial(make, index) for index in range(2)]), AdditiveToy(), context=context)
+        for make in (still_env, lambda index: SameInfo(still_env(index)))
+    )
+    np.testing.assert_array_equal(plain.reset(), same.reset())
+    rng, ends = np.random.default_rng(0), 0
+    for _ in range(STEPS):
+        action = rng.uniform(-1, 1, (2, 2))
+        (seen, _, dones, infos), (again, _, _, others) = plain.step(action), same.step(action)
+        np.testing.assert_array_equal(seen, again)
+        for index in np.flatnonzero(dones):
+            ends += 1
+            key = "terminal_observation"
+            np.testing.assert_array_equal(infos[index][key], others[index][key])
+    assert ends >= 4
+
+
+def still_env(index: int) -> gym.Env[Any, Any]:
+    """Of two, each ends its episodes at other times."""
+    env = gym.make(STILL_ID, max_episode_steps=EPISODE - 3 * index)
+    env.reset(seed=index)
+    return env
 
 
 def test_a_memory_encodes_every_view_once_in_one_forward_a_step() -> None:
