@@ -192,6 +192,11 @@ def test_shipped_arms_differ_in_nothing_but_what_is_seen(path: Path) -> None:
     assert all(rest(arm) == rest("state") for arm in grid.arms)
 
 
+def test_smoke_grid_has_every_arm_that_there_is() -> None:
+    arms = {path.stem: set(read_yaml(path)["arms"]) for path in SHIPPED}
+    assert arms.pop("smoke") == set().union(*arms.values())
+
+
 def test_fixed_and_moving_cameras_are_otherwise_one_task() -> None:
     fixed, moving = (
         read_yaml(configs_folder() / "benchmark" / f"arm_reach_{name}.yaml") for name in ["fixed", "moving"]
@@ -317,6 +322,31 @@ def test_one_failure_does_not_stop_the_others(tmp_path: Path) -> None:
     assert "holds no run" in failed.reason
     assert "holds no run" in jobs[0].log.read_text()
     assert finished.status == "finished"
+
+
+def test_results_that_cannot_be_published_stop_no_other_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = toy_jobs(tmp_path)
+
+    def publish_the_second(job: Job, facts: ArmFacts) -> bool:
+        if job is jobs[0]:
+            raise UserError("a file is damaged")
+        return publish(job, facts)
+
+    monkeypatch.setattr("gqn_rl.agents.benchmark_jobs.publish", publish_the_second)
+    with pytest.raises(UserError, match=r"^toy/state-seed0: a file is damaged$"):
+        run_jobs(jobs, check(jobs), workers=1)
+    assert all(job.run.finished for job in jobs)
+    assert jobs[1].results.with_suffix(".csv").exists()
+    monkeypatch.undo()
+    assert run_jobs(jobs, check(jobs)) == []  # mended
+    assert jobs[0].results.with_suffix(".csv").exists()
+
+
+def test_checkpoints_of_a_run_that_was_killed_just_after_its_end_are_deleted(grid: Any) -> None:
+    jobs, facts = grid
+    (jobs[0].run.checkpoints / "step_000000030").mkdir(parents=True)
+    assert run_jobs(jobs, facts) == []
+    assert not jobs[0].run.checkpoints.exists()
 
 
 def test_condition_is_a_request_to_stop_while_it_is_entered() -> None:

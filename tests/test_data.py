@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -169,6 +170,10 @@ def test_damage_and_absence_are_one_line(recording: Path, tmp_path: Path) -> Non
         SceneDataset(copy)
     (copy / "manifest.json").write_text('{"config": 1}')
     with pytest.raises(UserError, match="corrupt"):
+        SceneDataset(copy)
+    manifest = json.loads((recording / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps({**manifest, "camera": None}))
+    with pytest.raises(UserError, match=r"manifest.json is corrupt: 'camera' is None, must be an object"):
         SceneDataset(copy)
 
 

@@ -554,6 +554,13 @@ def test_page_shows_what_the_probe_measured() -> None:
     assert "a PSNR of 27.0 dB from the prior and 31.0 dB from the posterior, 45 scenes, cameras inside" in page
 
 
+def test_page_of_a_source_without_named_quantities_has_no_table_of_them() -> None:
+    probes = {"ridge": {}, "drawing": {}, "scenes": 123, "outside_degrees": None}
+    page = model_card({"camera": CAMERA, "probes": probes}, Reference("me/encoder"), 64)
+    assert "linear probe" not in page
+    assert "## Camera" in page
+
+
 def test_page_of_a_bare_card_leaves_out_what_it_does_not_know(hub: Hub, connect: Connect) -> None:
     push_to_hub(make_encoder(1), "me/encoder")
     repository = hub.repositories["me/encoder"]

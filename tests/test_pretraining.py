@@ -120,6 +120,20 @@ def test_a_run_begun_before_there_was_a_key_goes_on_with_its_default(data: Scene
     assert _equal(whole, resumed)
 
 
+def test_a_run_begun_before_there_was_a_figure_goes_on(data: SceneDataset, tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"checkpoint_every": 4})
+    begun = Pretraining(config, data)
+    with pytest.raises(KeyboardInterrupt):
+        run(begun, tmp_path, stop=lambda: begun.step == 4)
+    (tmp_path / "metrics.csv").write_text("step,wall_s,given_up\n4,1.0,5.0\n")
+    run(Pretraining(config, data), tmp_path)
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        first, *_, last = csv.DictReader(file)
+    assert (first["step"], first["given_up"], last["step"], last["given_up"]) == ("4", "5.0", "12", "")
+    assert last.keys() > {"step", "wall_s", "given_up"}
+    assert float(last["wall_s"]) > 1
+
+
 def test_what_changed_since_a_run_began_is_said(
     data: SceneDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
