@@ -38,6 +38,8 @@ from gqn_rl.types import POSE_SIZE, Perturbable, Pose, RenderError, SceneSource,
 
 #: Scenes a process writes before it marks them done.
 CHUNK: Final = 64
+#: Seconds between looks at whether to stop, while other processes record.
+LOOK_EVERY: Final = 0.5
 
 
 class BlockPlan(Config):
@@ -186,8 +188,17 @@ def missing_chunks(folder: Path) -> list[int]:
     return [int(i) for i in np.flatnonzero(np.load(folder / "chunks.npy") == 0)]
 
 
-def record_chunks(source: SceneSource, folder: Path, config: RecordConfig, chunks: list[int]) -> Iterator[int]:
-    """Photograph the scenes of ``chunks`` into the folder; yields the number of scenes after each chunk."""
+def record_chunks(
+    source: SceneSource,
+    folder: Path,
+    config: RecordConfig,
+    chunks: list[int],
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[int]:
+    """Photograph the scenes of ``chunks`` into the folder; yields the number of scenes after each chunk.
+
+    ``stop`` is asked before every scene; :class:`KeyboardInterrupt` is raised once it says so.
+    """
     images = np.load(folder / "images.npy", mmap_mode="r+")
     poses = np.load(folder / "poses.npy", mmap_mode="r+")
     states = np.load(folder / "states.npy", mmap_mode="r+")
@@ -195,6 +206,8 @@ def record_chunks(source: SceneSource, folder: Path, config: RecordConfig, chunk
     for chunk in chunks:
         scenes = range(chunk * CHUNK, min((chunk + 1) * CHUNK, config.scenes))
         for scene in scenes:
+            if stop():
+                raise KeyboardInterrupt
             set_scene(source, config.block, config.seed, scene)
             states[scene] = source.state()
             rng = np.random.default_rng([config.seed, scene, 1])
@@ -360,11 +373,13 @@ def record(
     make_source: Callable[[str, Mapping[str, Any]], SceneSource],
     workers: int,
     progress: Callable[[int], object],
+    stop: Callable[[], bool] = lambda: False,
 ) -> Manifest:
     """Record ``config`` into ``folder`` with ``workers`` processes; returns the finished manifest.
 
     ``make_source(env, env_kwargs)`` must be importable by a fresh process when ``workers`` > 1; ``progress`` is
-    called with the number of scenes just finished.
+    called with the number of scenes just finished. Once ``stop`` says so, :class:`KeyboardInterrupt` is raised, between
+    two scenes: a signal's own exception inside OpenGL comes out as another one's.
 
     Raises:
         UserError: the source cannot be recorded so, the folder holds something else, or another process is at work
@@ -380,14 +395,12 @@ def record(
             todo = missing_chunks(folder)
             progress(config.scenes - sum(min(CHUNK, config.scenes - chunk * CHUNK) for chunk in todo))
             if workers <= 1:
-                for scenes in record_chunks(source, folder, config, todo):
+                for scenes in record_chunks(source, folder, config, todo, stop):
                     progress(scenes)
         finally:
             getattr(source, "close", lambda: None)()
         if workers > 1:
-            # Small tasks, so that progress shows and no worker idles at the end.
-            parts = [todo[start : start + 4] for start in range(0, len(todo), 4)]
-            _record_in_processes(make_source, folder, config, parts, workers, progress)
+            _record_in_processes(make_source, folder, config, todo, workers, progress, stop)
         return finish_recording(folder)
 
 
@@ -395,20 +408,25 @@ def _record_in_processes(
     make_source: Callable[[str, Mapping[str, Any]], SceneSource],
     folder: Path,
     config: RecordConfig,
-    parts: list[list[int]],
+    chunks: list[int],
     workers: int,
     progress: Callable[[int], object],
+    stop: Callable[[], bool],
 ) -> None:
-    from concurrent.futures import ProcessPoolExecutor, as_completed
+    from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
     from concurrent.futures.process import BrokenProcessPool
 
     # A forked child of a process that has rendered hangs in OpenGL; a spawned one starts clean.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker) as pool:
-        tasks = [pool.submit(_record_part, make_source, folder, config, part) for part in parts]
+        tasks: set[Future[int]] = {pool.submit(_record_chunk, make_source, folder, config, chunk) for chunk in chunks}
         try:
-            for task in as_completed(tasks):
-                progress(task.result())
+            while tasks:
+                done, tasks = wait(tasks, LOOK_EVERY, FIRST_COMPLETED)
+                for task in done:
+                    progress(task.result())
+                if stop():
+                    raise KeyboardInterrupt
         except BrokenProcessPool:
             raise RenderError("a rendering process died; try --workers 1, and `gqn-rl doctor`") from None
         except BaseException:
@@ -432,9 +450,9 @@ def _prepare_worker() -> None:
 _SOURCE: list[SceneSource] = []
 
 
-def _record_part(
-    make_source: Callable[[str, Mapping[str, Any]], SceneSource], folder: Path, config: RecordConfig, chunks: list[int]
+def _record_chunk(
+    make_source: Callable[[str, Mapping[str, Any]], SceneSource], folder: Path, config: RecordConfig, chunk: int
 ) -> int:
     if not _SOURCE:  # once a process: compiling and an OpenGL context cost more than a chunk
         _SOURCE.append(make_source(config.env, config.env_kwargs))
-    return sum(record_chunks(_SOURCE[0], folder, config, chunks))
+    return sum(record_chunks(_SOURCE[0], folder, config, [chunk]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Mapping
@@ -78,6 +79,25 @@ def test_an_interrupted_recording_ends_the_same(recording: Path, tmp_path: Path)
     manifest = record(CONFIG, folder, make_arm, 1, counted.append)
     assert counted[0] == CHUNK  # what was there already
     assert manifest.sha256 == SceneDataset(recording).manifest.sha256
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_stop_is_granted_between_scenes_and_the_rest_comes_later(
+    workers: int, recording: Path, tmp_path: Path
+) -> None:
+    folder, asked, counted = tmp_path / "stopped", itertools.count(), []
+
+    def stop() -> bool:  # one process is asked before every scene, two are asked as they go
+        return next(asked) == (CHUNK + 5 if workers == 1 else 0)
+
+    with pytest.raises(KeyboardInterrupt):
+        record(CONFIG, folder, make_arm, workers, counted.append, stop)
+    assert len(missing_chunks(folder)) > 0 or workers == 2
+    record(CONFIG, folder, make_arm, 1, counted.append)
+    assert SceneDataset(folder).manifest.sha256 == SceneDataset(recording).manifest.sha256
+    if workers == 1:
+        assert counted[:2] == [0, CHUNK]
+        assert next(asked) == CHUNK + 6
 
 
 def test_scenes_of_a_block_share_factors_two_by_two(recording: Path) -> None:

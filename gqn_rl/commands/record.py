@@ -41,6 +41,7 @@ def run(options: argparse.Namespace) -> None:
     """
     from tqdm import tqdm
 
+    from gqn_rl.agents.interrupts import StopRequest
     from gqn_rl.data import RecordConfig, record
 
     path = find_config(options.config, "record")
@@ -55,7 +56,7 @@ def run(options: argparse.Namespace) -> None:
     overrides.update(parse_override(text) for text in options.overrides)
     config = RecordConfig.from_yaml(path, overrides)
     finished = 0  # beside the bar, which counts nothing where it is not shown
-    with tqdm(total=config.scenes, unit="scene", disable=None) as bar:
+    with StopRequest() as request, tqdm(total=config.scenes, unit="scene", disable=None) as bar:
 
         def progress(scenes: int) -> None:
             nonlocal finished
@@ -63,7 +64,9 @@ def run(options: argparse.Namespace) -> None:
             bar.update(scenes)
 
         try:
-            manifest = record(config, options.out, make_scene_source, options.workers, progress)
+            manifest = record(
+                config, options.out, make_scene_source, options.workers, progress, stop=lambda: request.received
+            )
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 f"interrupted with {finished:,} of {config.scenes:,} scenes done; run the same command to go on"
