@@ -92,7 +92,6 @@ def test_a_stop_is_granted_between_scenes_and_the_rest_comes_later(
 
     with pytest.raises(KeyboardInterrupt):
         record(CONFIG, folder, make_arm, workers, counted.append, stop)
-    assert len(missing_chunks(folder)) > 0 or workers == 2
     record(CONFIG, folder, make_arm, 1, counted.append)
     assert SceneDataset(folder).manifest.sha256 == SceneDataset(recording).manifest.sha256
     if workers == 1:
