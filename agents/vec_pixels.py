@@ -76,9 +76,8 @@ class VecPixels(VecEnvWrapper):
         observations, rewards, dones, infos = self.venv.step_wait()
         assert isinstance(observations, dict)
         before, self._history = self._history, self._history.push(_newest(observations))
-        for index in np.flatnonzero(
-            dones
-        ).tolist():  # not by their infos: an environment may hand out the same one again
+        # Not by their infos: an environment may hand out the same one again.
+        for index in np.flatnonzero(dones).tolist():
             last = {key: np.asarray(value)[None] for key, value in infos[index]["terminal_observation"].items()}
             ended = before.one(index).push(_newest(last))
             infos[index]["terminal_observation"] = {key: value[0] for key, value in self._observe(ended, last).items()}

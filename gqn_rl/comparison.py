@@ -345,11 +345,12 @@ def _bounds(
     return Bounds(np.stack(low, axis=-1), np.stack(high, axis=-1))
 
 
-_Heights = tuple["Arm", Sequence[NDArray[np.float64]]]
+#: An arm, and of each of its runs the values (n,) that are to reach a height.
+_Climbing = tuple[Arm, Sequence[NDArray[np.float64]]]
 
 
-def _ratio(other: _Heights, ours: _Heights, heights: NDArray[np.float64]) -> Estimate:
-    """The ratio of steps to ``heights`` (h,), each arm with the values of its runs that are to reach them."""
+def _ratio(other: _Climbing, ours: _Climbing, heights: NDArray[np.float64]) -> Estimate:
+    """The ratio of steps to ``heights`` (h,), its interval with what lies between two evaluations."""
 
     def estimate(between: bool) -> Estimate:
         theirs, own = (
