@@ -418,7 +418,8 @@ def _record_in_processes(
 
     # A forked child of a process that has rendered hangs in OpenGL; a spawned one starts clean.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker) as pool:
+    ending = context.Event()
+    with ProcessPoolExecutor(workers, context, initializer=_prepare_worker, initargs=(ending.is_set,)) as pool:
         tasks: set[Future[int]] = {pool.submit(_record_chunk, make_source, folder, config, chunk) for chunk in chunks}
         try:
             while tasks:
@@ -430,13 +431,15 @@ def _record_in_processes(
         except BrokenProcessPool:
             raise RenderError("a rendering process died; try --workers 1, and `gqn-rl doctor`") from None
         except BaseException:
+            ending.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def _prepare_worker() -> None:
-    """Leave Ctrl-C to the parent, and go when it goes, however it ends."""
+def _prepare_worker(ending: Callable[[], bool]) -> None:
+    """Leave Ctrl-C to the parent, stop when it says so, and go when it goes, however it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _ENDING.append(ending)
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -447,7 +450,9 @@ def _prepare_worker() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
+#: Of a worker: what it photographs, and whether it is to stop.
 _SOURCE: list[SceneSource] = []
+_ENDING: list[Callable[[], bool]] = []
 
 
 def _record_chunk(
@@ -455,4 +460,4 @@ def _record_chunk(
 ) -> int:
     if not _SOURCE:  # once a process: compiling and an OpenGL context cost more than a chunk
         _SOURCE.append(make_source(config.env, config.env_kwargs))
-    return sum(record_chunks(_SOURCE[0], folder, config, [chunk]))
+    return sum(record_chunks(_SOURCE[0], folder, config, [chunk], _ENDING[0]))
