@@ -21,7 +21,7 @@ train: $(ready) ## train an arm-reaching policy from the shipped encoder
 	$(python) train.py $(ARGS)
 
 test: $(ready) ## run the tests, a few minutes on two processors
-	OMP_NUM_THREADS=1 $(python) -m pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist worksteal
+	OMP_NUM_THREADS=1 $(python) -m pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-slow: $(ready) ## run the slow tests, which learn
 	$(python) -m pytest -m slow

@@ -408,6 +408,7 @@ def test_partial_results_end_in_whole_lines(grid: Any, tmp_path: Path) -> None:
     assert steps_done(job) == 30
 
 
+@pytest.mark.slow
 def test_same_grid_through_ray(cli: Cli, grid: Any, tmp_path: Path) -> None:
     pytest.importorskip("ray")
     toy_grid(tmp_path / "toy.yaml")

@@ -465,7 +465,7 @@ def stopped(arguments: list[str], under_way: Callable[[subprocess.Popen[str]], N
     return error
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_stopped_recording_says_how_far_it_is(workers: int, tmp_path: Path) -> None:
     out = tmp_path / "recording"
     arguments = ["record", "record/arm_reach", "--out", str(out), "--scenes", "24000", "--workers", str(workers)]

@@ -152,6 +152,7 @@ def test_installed_command_finds_its_configurations(installed: Path, project: Pa
     assert config == str(installed / "gqn_rl" / "configs" / "arm_reach.yaml")
 
 
+@pytest.mark.slow
 def test_template_runs_beside_the_users_own_envs(installed: Path, project: Path) -> None:
     """Every command of the template's README up to the large ones, word for word."""
     template = ROOT / "examples" / "own_env"
