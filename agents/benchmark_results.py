@@ -62,10 +62,12 @@ def steps_done(job: Job) -> int:
 
 def updates(run: RunFolder) -> int | None:
     """Gradient updates until the newest policy that can be resumed, or the final one; None if there is none yet."""
-    checkpoint = newest(run.checkpoints)
-    if not run.finished and checkpoint is None:
+    if run.finished:
+        path = run.final_model
+    elif (checkpoint := newest(run.checkpoints)) is not None:
+        path = checkpoint / MODEL
+    else:
         return None
-    path = run.final_model if run.finished or checkpoint is None else checkpoint / MODEL
     try:
         with zipfile.ZipFile(path) as file:
             data: dict[str, Any] = json.loads(file.read("data"))

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
-from gqn_rl.config import Config, UserError, dump_yaml
+from gqn_rl.config import Config, UserError, dump_yaml, flatten
 from gqn_rl.files import disk_errors, is_leftover, read_json, strangers, write_json, write_text
 from gqn_rl.versions import changed, versions
 
@@ -150,7 +150,7 @@ def check_same_config(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]
 
     Those in ``FREE_KEYS`` may.
     """
-    before, after = _flatten(old), _flatten(new)
+    before, after = flatten(old), flatten(new)
     differences = [
         f"{key} was {before.get(key)!r} and is now {after.get(key)!r}"
         for key in sorted(before.keys() | after.keys())
@@ -158,16 +158,6 @@ def check_same_config(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]
     ]
     if differences:
         raise UserError(f"{path} holds a run with another configuration: {'; '.join(differences)}; use another --out")
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat.update(_flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _csv(*lines: Any) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from gqn_rl.config import flatten
 from gqn_rl.results import ARMS, Run, arm_rank, code_span
 from gqn_rl.statistics import (
     RESAMPLES,
@@ -352,15 +353,15 @@ _Climbing = tuple[Arm, Sequence[NDArray[np.float64]]]
 def _ratio(other: _Climbing, ours: _Climbing, heights: NDArray[np.float64]) -> Estimate:
     """The ratio of steps to ``heights`` (h,), its interval with what lies between two evaluations."""
 
-    def estimate(between: bool) -> Estimate:
-        theirs, own = (
-            _bounds(arm.runs, values, heights, [run.steps for run in arm.runs], between)
-            for arm, values in (other, ours)
-        )
-        return estimate_ratio(theirs, own, _rng())
+    def steps(of: _Climbing, heights: NDArray[np.float64], between: bool) -> Bounds:
+        arm, values = of
+        return _bounds(arm.runs, values, heights, [run.steps for run in arm.runs], between)
 
-    ends = estimate(between=True)
-    return estimate(between=False)._replace(lower=ends.lower, upper=ends.upper)
+    ends = estimate_ratio(steps(other, heights, True), steps(ours, heights, True), _rng())
+    # Of the evaluations nothing but the ratio is wanted: no resample of where 100 lies.
+    first = heights[:1]
+    value = estimate_ratio(steps(other, first, False).observed, steps(ours, first, False).observed, _rng())
+    return value._replace(lower=ends.lower, upper=ends.upper)
 
 
 def _elsewhere(other: Arm, ours: Arm, scale: Scale) -> dict[tuple[str, float], Estimate]:
@@ -486,16 +487,10 @@ def _differences(runs: Sequence[Run]) -> list[str]:
     A setting counts where runs give it different values; one that only later versions write down does not.
     """
     found: dict[str, set[str]] = defaultdict(set)
-
-    def collect(values: Mapping[str, Any], prefix: str) -> None:
-        for key, value in values.items():
-            if isinstance(value, Mapping):
-                collect(value, f"{prefix}{key}.")
-            else:
-                found[f"{prefix}{key}"].add(repr(value))
-
     for run in runs:
-        collect({key: value for key, value in run.facts.config.items() if key != "seed"}, "")
+        for key, value in flatten(run.facts.config).items():
+            if key != "seed":
+                found[key].add(repr(value))
         if run.facts.encoder_hash is not None:
             found["encoder_hash"].add(run.facts.encoder_hash)
     return [
