@@ -20,7 +20,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from gqn_rl.comparison import (
+from gqn_rl.comparison import SEED, round_down, round_up
+from gqn_rl.files import write_text
+from gqn_rl.findings import (
     CONVERGED,
     CURVES_PICTURE,
     NORMALISED,
@@ -29,17 +31,13 @@ from gqn_rl.comparison import (
     PROFILE_PICTURE,
     RIVAL,
     SCORE,
-    SEED,
     STEPS_PICTURE,
     SUCCESS,
     THRESHOLD,
     Arm,
     Report,
     Task,
-    round_down,
-    round_up,
 )
-from gqn_rl.files import write_text
 from gqn_rl.results import code_span
 from gqn_rl.statistics import HELD, RESAMPLES, Estimate
 

@@ -14,7 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
-from gqn_rl.comparison import (
+from gqn_rl.files import atomic_path
+from gqn_rl.findings import (
     CURVES_PICTURE,
     NORMALISED,
     ORACLE,
@@ -29,7 +30,6 @@ from gqn_rl.comparison import (
     Report,
     Task,
 )
-from gqn_rl.files import atomic_path
 from gqn_rl.report import show_ratio
 from gqn_rl.results import arm_rank
 from gqn_rl.statistics import Band

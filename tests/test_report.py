@@ -17,8 +17,9 @@ import pytest
 from PIL import Image
 
 from gqn_rl.cli import main
-from gqn_rl.comparison import CURVES_PICTURE, NORMALISED, SCORE, SEED, STEPS_PICTURE, SUCCESS, Report, Task, analyse
+from gqn_rl.comparison import SEED, analyse
 from gqn_rl.config import UserError
+from gqn_rl.findings import CURVES_PICTURE, NORMALISED, SCORE, STEPS_PICTURE, SUCCESS, Report, Task
 from gqn_rl.report import PAGE, RUNS, TABLES, to_markdown, write_tables
 from gqn_rl.report_figures import draw_figures
 from gqn_rl.results import COLUMNS, read_results
