@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Final
 
 from gqn_rl.config import flatten
-from gqn_rl.findings import CONVERGED, DRIFT, ENOUGH, SCORE, SUCCESS, THRESHOLD, Task
+from gqn_rl.findings import CONVERGED, ENOUGH, SCORE, SUCCESS, THRESHOLD, Task
 from gqn_rl.results import ARMS, Run, code_span
+
+#: Points by which the oracle's last evaluations may differ from as many before for it to count as converged.
+DRIFT: Final = 2.0
 
 
 def caveats(tasks: Sequence[Task]) -> list[str]:

@@ -22,8 +22,6 @@ THRESHOLD: Final = 90.0
 CONVERGED: Final = 3
 #: Seeds of an arm below which a claim is called provisional.
 ENOUGH: Final = 5
-#: Points by which the oracle's last evaluations may differ from as many before for it to count as converged.
-DRIFT: Final = 2.0
 #: Where performance profiles are evaluated, in points.
 PROFILE_POINTS: Final = np.linspace(0, 120, 481)
 CURVES_PICTURE, STEPS_PICTURE, PROFILE_PICTURE = "learning_curves.png", "steps_to_90.png", "performance_profile.png"
