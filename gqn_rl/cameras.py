@@ -6,8 +6,9 @@ Looking along yaw 0 and pitch 0 is looking along +x, with +y to the left and +z 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -25,20 +26,34 @@ METADATA = ("convention", "fovy", "image_size", "renderer")
 
 
 def check_camera(metadata: Mapping[str, Any]) -> None:
-    """Raise :class:`UserError` naming what ``camera_metadata`` does not tell."""
+    """Raise :class:`UserError` naming what ``camera_metadata`` does not tell, or what cannot be."""
     if missing := [key for key in METADATA if key not in metadata]:
         raise UserError(
             f"camera_metadata tells no {', '.join(missing)}; it needs {', '.join(METADATA)} (gqn_rl.types.SceneSource)"
         )
+    size, fovy = metadata["image_size"], metadata["fovy"]
+    pixels = list(size) if isinstance(size, Sequence | np.ndarray) and not isinstance(size, str) else []
+    if len(pixels) != 2 or not all(isinstance(side, Integral) and side > 0 for side in pixels):
+        raise UserError(f"camera_metadata's image_size must be (height, width) in pixels, got {size!r}")
+    if not isinstance(fovy, Real) or not 0 < fovy < 180:
+        raise UserError(f"camera_metadata's fovy must be the vertical field of view, 0 to 180 degrees, got {fovy!r}")
 
 
 def check_poses(poses: ArrayLike) -> NDArray[np.float32]:
-    """Return ``poses`` as float32 (..., 5); raises ``ValueError`` for another shape or a number not finite."""
+    """Return ``poses`` as float32 (..., 5).
+
+    Raises:
+        ValueError: for another shape, a number that is not finite, or a pitch beyond straight up or down, which is what
+            degrees look like.
+    """
     array = np.asarray(poses, dtype=np.float32)
     if array.ndim < 1 or array.shape[-1] != POSE_SIZE:
         raise ValueError(f"a camera pose has {POSE_SIZE} numbers (x, y, z, yaw, pitch), got shape {array.shape}")
     if not np.isfinite(array).all():
         raise ValueError(f"camera poses must be finite, got {array}")
+    if (beyond := np.abs(array[..., 4]) > np.pi / 2 + 1e-4).any():
+        pitch = array[..., 4][beyond].flat[0]
+        raise ValueError(f"a camera's pitch is between -pi/2 and pi/2 radians, got {pitch:g}; is that in degrees?")
     return array
 
 

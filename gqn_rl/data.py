@@ -20,18 +20,19 @@ import hashlib
 import multiprocessing
 import multiprocessing.connection
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from gqn_rl.cameras import check_camera
+from gqn_rl.cameras import check_camera, check_poses
 from gqn_rl.config import Config, UserError
 from gqn_rl.files import disk_errors, locked, read_json, strangers, write_json
 from gqn_rl.types import POSE_SIZE, Perturbable, Pose, RenderError, SceneSource, Views
@@ -123,7 +124,8 @@ def describe_source(source: SceneSource, config: RecordConfig) -> Manifest:
     camera = source.camera_metadata
     check_camera(camera)
     groups = {name: (part.start, part.stop) for name, part in source.state_groups.items()}
-    plain_camera = {**camera, "image_size": list(camera["image_size"])}
+    height, width = camera["image_size"]
+    plain_camera = {**camera, "image_size": [int(height), int(width)], "fovy": float(camera["fovy"])}
     return Manifest(config.to_dict(), plain_camera, groups, len(source.state()))
 
 
@@ -136,7 +138,7 @@ def open_recording(folder: Path, manifest: Manifest) -> None:
     path = folder / "manifest.json"
     if path.exists():
         there = load_manifest(folder)
-        before, now = {**there.config, **there.camera}, {**manifest.config, **manifest.camera}
+        before, now = _identity(there), _identity(manifest)
         different = [key for key in now if now[key] != before.get(key)]
         if different:
             raise UserError(f"{folder} holds another recording ({', '.join(different)} differ); choose another --out")
@@ -151,6 +153,11 @@ def open_recording(folder: Path, manifest: Manifest) -> None:
     _make(folder / "states.npy", (scenes, manifest.state_size), np.float32)
     _make(folder / "chunks.npy", (-(-scenes // CHUNK),), np.uint8)
     manifest.write(folder)  # last: a folder with a manifest has all its files
+
+
+def _identity(manifest: Manifest) -> dict[str, Any]:
+    groups = {name: tuple(part) for name, part in manifest.state_groups.items()}
+    return {**manifest.config, **manifest.camera, "state_groups": groups, "state_size": manifest.state_size}
 
 
 def _refuse_strangers(folder: Path) -> None:
@@ -169,7 +176,7 @@ def _make(path: Path, shape: tuple[int, ...], dtype: Any) -> None:
 
 
 def load_manifest(folder: str | Path) -> Manifest:
-    """Read a recording's manifest; raises :class:`UserError` when there is none or it is corrupt."""
+    """Read a recording's manifest; raises :class:`UserError` when there is none or something in it cannot be."""
     path = Path(folder) / "manifest.json"
     if not path.exists():
         raise UserError(f"{folder} is not a recording (no manifest.json); make one with `record --out {folder}`")
@@ -180,12 +187,60 @@ def load_manifest(folder: str | Path) -> Manifest:
     for name in ("config", "camera", "state_groups"):
         if not isinstance(getattr(manifest, name), dict):
             raise UserError(f"{path} is corrupt: {name!r} is {getattr(manifest, name)!r}, must be an object")
-    return manifest
+    # What is not said has its default: earlier releases knew less of a recording.
+    config = RecordConfig.from_mapping(manifest.config, source=f"{path} is corrupt").to_dict()
+    try:
+        check_camera(manifest.camera)
+        for name, part in manifest.state_groups.items():
+            start, stop = part
+            if not 0 <= start <= stop <= manifest.state_size:
+                raise UserError(f"group {name!r} is {part} of a state of {manifest.state_size} numbers")
+        if manifest.complete and not re.fullmatch("[0-9a-f]{64}", manifest.sha256):
+            raise UserError(f"sha256 is {manifest.sha256!r}, must be 64 hexadecimal digits")
+    except (UserError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is corrupt: {error}") from None
+    return replace(manifest, config=config)
+
+
+class Arrays(NamedTuple):
+    """A recording's files, mapped into memory."""
+
+    images: NDArray[np.uint8]  #: (scenes, views, H, W, 3)
+    poses: NDArray[np.float32]  #: (scenes, views, 5): x, y, z in metres; yaw, pitch in radians
+    states: NDArray[np.float32]  #: (scenes, S): ground truth, in the units of the source's ``state()``
+    chunks: NDArray[np.uint8]  #: (C,): 1 where a chunk of scenes is on disk
+
+
+def open_arrays(folder: Path, manifest: Manifest, mode: Literal["r", "r+"] = "r") -> Arrays:
+    """Map the files of a recording, to read (``r``) or to write as well (``r+``).
+
+    Raises:
+        UserError: they are not the files that ``manifest`` describes: missing, cut short, of another shape or type.
+    """
+    scenes, views, height, width = manifest.shape
+    expected = (
+        ((scenes, views, height, width, 3), np.uint8),
+        ((scenes, views, POSE_SIZE), np.float32),
+        ((scenes, manifest.state_size), np.float32),
+        ((-(-scenes // CHUNK),), np.uint8),
+    )
+    arrays = []
+    for name, (shape, dtype) in zip(Arrays._fields, expected, strict=True):
+        path = folder / f"{name}.npy"
+        try:
+            # To read, first: opened to write, a file that was cut short grows, and its lost pictures would be black.
+            array = np.load(path, mmap_mode="r")
+            if array.shape != shape or array.dtype != dtype:
+                raise ValueError(f"{path.name} holds {array.dtype} {array.shape}, expected {np.dtype(dtype)} {shape}")
+            arrays.append(array if mode == "r" else np.load(path, mmap_mode=mode))
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(f"{folder} is damaged: {error}; delete it and record it again") from None
+    return Arrays(*arrays)
 
 
 def missing_chunks(folder: Path) -> list[int]:
-    """Numbers of the chunks that are not on disk yet."""
-    return [int(i) for i in np.flatnonzero(np.load(folder / "chunks.npy") == 0)]
+    """Numbers of the chunks that are not on disk yet; raises :class:`UserError` where the folder is damaged."""
+    return [int(i) for i in np.flatnonzero(open_arrays(folder, load_manifest(folder)).chunks == 0)]
 
 
 def record_chunks(
@@ -198,18 +253,19 @@ def record_chunks(
     """Photograph the scenes of ``chunks`` into the folder; yields the number of scenes after each chunk.
 
     ``stop`` is asked before every scene; :class:`KeyboardInterrupt` is raised once it says so.
+
+    Raises:
+        UserError: the source shows or tells what cannot be: pictures of another shape, poses or a state that are not
+            finite; or the folder is damaged.
     """
-    images = np.load(folder / "images.npy", mmap_mode="r+")
-    poses = np.load(folder / "poses.npy", mmap_mode="r+")
-    states = np.load(folder / "states.npy", mmap_mode="r+")
-    done = np.load(folder / "chunks.npy", mmap_mode="r+")
+    images, poses, states, done = open_arrays(folder, load_manifest(folder), "r+")
     for chunk in chunks:
         scenes = range(chunk * CHUNK, min((chunk + 1) * CHUNK, config.scenes))
         for scene in scenes:
             if stop():
                 raise KeyboardInterrupt
             set_scene(source, config.block, config.seed, scene)
-            states[scene] = source.state()
+            states[scene] = _state(source, scene, states.shape[1])
             rng = np.random.default_rng([config.seed, scene, 1])
             images[scene], poses[scene] = look(source, [source.sample_pose(rng) for _ in range(config.views)])
         for array in (images, poses, states):
@@ -217,6 +273,15 @@ def record_chunks(
         done[chunk] = 1
         done.flush()
         yield len(scenes)
+
+
+def _state(source: SceneSource, scene: int, size: int) -> NDArray[np.float32]:
+    state, name = np.asarray(source.state(), np.float32), type(source).__name__
+    if state.shape != (size,):
+        raise UserError(f"{name}.state() is of shape {state.shape} in scene {scene}, and was of ({size},) at first")
+    if not np.isfinite(state).all():
+        raise UserError(f"{name}.state() is not finite in scene {scene}: {state}")
+    return state
 
 
 def set_scene(source: SceneSource, block: BlockPlan, seed: int, scene: int) -> None:
@@ -236,10 +301,13 @@ def look(source: SceneSource, poses: Iterable[Pose]) -> Views:
     """What K cameras at ``poses`` see of the present scene of ``source``: arrays (K, H, W, 3) uint8 and (K, 5) float32.
 
     All of it is copied, and a picture is of the very pose that stands beside it. Raises :class:`UserError` for pictures
-    that are of another shape or type than the source says.
+    that are of another shape or type than the source says, and for poses that are none.
     """
     height, width = source.camera_metadata["image_size"]
-    chosen = np.array(list(poses), np.float32)
+    try:
+        chosen = check_poses(np.array(list(poses), np.float32))
+    except ValueError as error:
+        raise UserError(f"a camera pose of {type(source).__name__} is none: {error}") from None
     images = np.empty((len(chosen), height, width, 3), np.uint8)
     for image, pose in zip(images, chosen, strict=True):
         picture = np.asarray(source.render_view(pose))
@@ -257,16 +325,15 @@ def stack(scenes: Sequence[Views]) -> Views:
 
 def finish_recording(folder: Path) -> Manifest:
     """Hash the content and mark the recording complete; raises :class:`UserError` when chunks are missing."""
+    manifest = load_manifest(folder)
     missing = missing_chunks(folder)
     if missing:
         raise UserError(f"{folder}: {len(missing)} chunks are missing; run the same `record` again to go on")
     digest = hashlib.sha256()
-    for name in ("images", "poses", "states"):
-        array = np.load(folder / f"{name}.npy", mmap_mode="r")
+    for array in open_arrays(folder, manifest)[:3]:
         for start in range(0, len(array), CHUNK):
             digest.update(array[start : start + CHUNK].tobytes())
-    manifest = load_manifest(folder)
-    finished = Manifest(**{**manifest.__dict__, "complete": True, "sha256": digest.hexdigest()})
+    finished = replace(manifest, complete=True, sha256=digest.hexdigest())
     finished.write(folder)
     return finished
 
@@ -286,23 +353,8 @@ class SceneDataset:
         self.manifest = load_manifest(folder)
         if not self.manifest.complete:
             raise UserError(f"{folder} is unfinished; run the same `record` again to go on")
-        try:
-            #: (scenes, views, H, W, 3).
-            self.images: NDArray[np.uint8] = np.load(self.folder / "images.npy", mmap_mode="r")
-            #: (scenes, views, 5): x, y, z in metres; yaw, pitch in radians.
-            self.poses: NDArray[np.float32] = np.load(self.folder / "poses.npy", mmap_mode="r")
-            #: (scenes, S): ground truth, in the units of the source's ``state()``.
-            self.states: NDArray[np.float32] = np.load(self.folder / "states.npy", mmap_mode="r")
-        except (OSError, ValueError) as error:
-            raise UserError(f"{folder} is damaged: {error}; record it again") from None
-        scenes, views, height, width = self.manifest.shape
-        for what, array, shape in (
-            ("images", self.images, (scenes, views, height, width, 3)),
-            ("poses", self.poses, (scenes, views, POSE_SIZE)),
-            ("states", self.states, (scenes, self.manifest.state_size)),
-        ):
-            if array.shape != shape:
-                raise UserError(f"{folder} is damaged: {what} are {array.shape}, expected {shape}; record it again")
+        #: As :class:`Arrays` has them.
+        self.images, self.poses, self.states, _ = open_arrays(self.folder, self.manifest)
 
     def __len__(self) -> int:
         return len(self.images)

@@ -44,6 +44,7 @@ from gqn_rl.data import (
     finish_recording,
     load_manifest,
     missing_chunks,
+    open_arrays,
     open_recording,
 )
 from gqn_rl.files import disk_errors
@@ -244,11 +245,9 @@ def convert(
         if there.complete:
             return there
     open_recording(folder, manifest)
+    images, poses, _, done = open_arrays(folder, manifest, "r+")
     todo = missing_chunks(folder)
     progress(scenes - sum(min(CHUNK, scenes - chunk * CHUNK) for chunk in todo))
-    images = np.load(folder / "images.npy", mmap_mode="r+")
-    poses = np.load(folder / "poses.npy", mmap_mode="r+")
-    done = np.load(folder / "chunks.npy", mmap_mode="r+")
     for chunk in todo:
         numbers = range(chunk * CHUNK, min((chunk + 1) * CHUNK, scenes))
         records = _records(files, places[chunk], skip_data=False)

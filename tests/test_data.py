@@ -129,7 +129,7 @@ def test_a_look_is_each_picture_beside_its_pose_and_nobody_elses_memory() -> Non
     """Of a source that gives out its own arrays, and poses in double precision: what is stored is what was rendered."""
 
     class Careless(Spot):
-        paper, map_pose = np.zeros((4, 4, 3), np.uint8), np.ones(POSE_SIZE, np.float32)
+        paper, map_pose = np.zeros((4, 4, 3), np.uint8), np.full(POSE_SIZE, -1, np.float32)
 
         def render_view(self, pose: Pose) -> Image:
             self.paper[:] = super().render_view(pose)
@@ -140,7 +140,7 @@ def test_a_look_is_each_picture_beside_its_pose_and_nobody_elses_memory() -> Non
     scenes = []
     for _ in range(3):
         source.new_scene(rng)
-        poses = [source.map_pose, *rng.normal(size=(3, POSE_SIZE))]
+        poses = [source.map_pose, *rng.uniform(-1, 1, size=(3, POSE_SIZE))]
         views = look(source, poses)
         assert (views.images.dtype, views.poses.dtype) == (np.uint8, np.float32)
         np.testing.assert_array_equal(views.poses, np.array(poses, np.float32))
@@ -181,7 +181,12 @@ def test_damage_and_absence_are_one_line(recording: Path, tmp_path: Path) -> Non
     shutil.copytree(recording, copy)
     whole = (copy / "poses.npy").read_bytes()
     np.save(copy / "poses.npy", np.load(copy / "poses.npy")[:-1])
-    with pytest.raises(UserError, match=r"damaged: poses are \(\d+, .*, expected .*; record it again"):
+    with pytest.raises(
+        UserError, match=r"damaged: poses.npy holds float32 \(\d+, .*, expected float32 .*; delete it and"
+    ):
+        SceneDataset(copy)
+    np.save(copy / "poses.npy", np.load(recording / "poses.npy").astype(np.float64))
+    with pytest.raises(UserError, match=r"damaged: poses.npy holds float64 .*, expected float32"):
         SceneDataset(copy)
     (copy / "poses.npy").write_bytes(whole)
     (copy / "images.npy").write_bytes(b"rubbish")
@@ -194,6 +199,61 @@ def test_damage_and_absence_are_one_line(recording: Path, tmp_path: Path) -> Non
     (copy / "manifest.json").write_text(json.dumps({**manifest, "camera": None}))
     with pytest.raises(UserError, match=r"manifest.json is corrupt: 'camera' is None, must be an object"):
         SceneDataset(copy)
+    for wrong, said in (
+        ({"camera": {}}, "tells no convention, fovy, image_size, renderer"),
+        ({"config": {**manifest["config"], "scenes": 0}}, "'scenes' is 0"),
+        ({"state_groups": {"target": [0, 50]}}, r"group 'target' is \[0, 50\] of a state of"),
+        ({"sha256": ""}, "sha256 is ''"),
+    ):
+        (copy / "manifest.json").write_text(json.dumps({**manifest, **wrong}))
+        with pytest.raises(UserError, match=f"manifest.json is corrupt: .*{said}"):
+            SceneDataset(copy)
+
+
+def test_what_was_cut_short_is_refused_and_does_not_become_black_pictures(tmp_path: Path) -> None:
+    """An unfinished recording, copied in part: a file that is mapped to be written would grow by zeros."""
+    folder = tmp_path / "cut"
+    source = make_arm(CONFIG.env, CONFIG.env_kwargs)
+    open_recording(folder, describe_source(source, CONFIG))
+    next(record_chunks(source, folder, CONFIG, [0]))
+    for name in ("images", "states", "chunks"):
+        path = folder / f"{name}.npy"
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) * 2 // 3])
+        with pytest.raises(UserError, match=r"cut is damaged: .*; delete it and record it again"):
+            record(CONFIG, folder, make_arm, 1, lambda scenes: None)
+        assert path.stat().st_size == len(whole) * 2 // 3
+        path.write_bytes(whole)
+    assert record(CONFIG, folder, make_arm, 1, lambda scenes: None).complete
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ({"state": lambda self: np.array([0, np.nan, 0, 0, 0])}, r"Broken.state\(\) is not finite in scene 0"),
+        ({"sample_pose": lambda self, rng: np.full(5, np.nan)}, "a camera pose of Broken is none: .* must be finite"),
+        (
+            {"sample_pose": lambda self, rng: np.zeros(6)},
+            "a camera pose of Broken is none: a camera pose has 5 numbers",
+        ),
+        ({"sample_pose": lambda self, rng: np.array([0, 0, 1, 90, -30])}, r"got -30; is that in degrees\?"),
+    ],
+)
+def test_what_no_training_could_use_is_refused_where_it_arises(
+    broken: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    made = type("Broken", (Spot,), broken)
+    with pytest.raises(UserError, match=said):
+        record(RecordConfig(scenes=4, views=2), tmp_path / "data", lambda env, kwargs: made(), 1, lambda scenes: None)
+
+
+def test_a_source_whose_state_has_grown_does_not_go_on(tmp_path: Path) -> None:
+    config = RecordConfig(scenes=4, views=2)
+    open_recording(tmp_path / "data", describe_source(Spot(), config))
+    size = len(Spot().state())
+    grown = type("Grown", (Spot,), {"state": lambda self: np.zeros(size + 1)})
+    with pytest.raises(UserError, match=r"holds another recording \(state_size differ\)"):
+        record(config, tmp_path / "data", lambda env, kwargs: grown(), 1, lambda scenes: None)
 
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
