@@ -216,12 +216,16 @@ def _views(shown: spaces.Space[Any]) -> int:
 
 
 def _pretraining(spec: str | None, encoder: SceneEncoder | None) -> tuple[int | None, float | None]:
-    """Frames that went into an encoder, and seconds by the clock times threads, by its card."""
+    """Frames that went into an encoder, and seconds by the clock times threads, by its card: of all its stages."""
     if spec is not None and spec.startswith(UNTRAINED):
         return 0, 0.0
     card: Mapping[str, Any] = getattr(encoder, "card", {})
-    compute = card.get("compute", {})
-    seconds = None
-    if compute.get("device") == "cpu" and "wall_minutes" in compute:
-        seconds = round(60.0 * compute["wall_minutes"] * compute.get("threads", 1), 1)
-    return card.get("data", {}).get("frames"), seconds
+    stages = [*card.get("lineage", []), card]
+    frames = [stage.get("data", {}).get("frames") for stage in stages]
+    seconds = [_seconds(stage.get("compute", {})) for stage in stages]
+    return None if None in frames else sum(frames), None if None in seconds else round(sum(seconds), 1)
+
+
+def _seconds(compute: Mapping[str, Any]) -> Any:
+    known = compute.get("device") == "cpu" and "wall_minutes" in compute
+    return 60.0 * compute["wall_minutes"] * compute.get("threads", 1) if known else None

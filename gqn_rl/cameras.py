@@ -33,9 +33,9 @@ def check_camera(metadata: Mapping[str, Any]) -> None:
         )
     size, fovy = metadata["image_size"], metadata["fovy"]
     pixels = list(size) if isinstance(size, Sequence | np.ndarray) and not isinstance(size, str) else []
-    if len(pixels) != 2 or not all(isinstance(side, Integral) and side > 0 for side in pixels):
+    if len(pixels) != 2 or not all(isinstance(side, Integral) and int(side) > 0 for side in pixels):
         raise UserError(f"camera_metadata's image_size must be (height, width) in pixels, got {size!r}")
-    if not isinstance(fovy, Real) or not 0 < fovy < 180:
+    if not isinstance(fovy, Real) or not 0 < float(fovy) < 180:
         raise UserError(f"camera_metadata's fovy must be the vertical field of view, 0 to 180 degrees, got {fovy!r}")
 
 

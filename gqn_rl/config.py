@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 
 class UserError(Exception):
@@ -26,6 +26,15 @@ class Config(BaseModel):
     """Base of every configuration model: frozen, and no key that is not declared."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _yes_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Python takes true for 1."""
+        kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
+        if isinstance(value, bool) and kinds & {int, float} and not kinds & {bool, Any}:
+            raise ValueError("true and false are no numbers")
+        return value
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], source: str = "configuration") -> Self:
@@ -54,7 +63,21 @@ class Config(BaseModel):
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads ``1e-3`` as a number, as YAML 1.2 and everybody does; for YAML 1.1, which PyYAML reads, it is text."""
+    """Reads ``1e-3`` as a number, as YAML 1.2 and everybody does; for YAML 1.1, which PyYAML reads, it is text.
+
+    A key that stands twice is refused, as YAML says; PyYAML would take the last.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping that ``node`` holds."""
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"):
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"{key.value!r} stands twice", problem_mark=key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -126,6 +149,11 @@ def parse_override(text: str) -> tuple[str, Any]:
         return key, yaml.load(value, _Loader)
     except yaml.YAMLError:
         raise UserError(f"the value of override {text!r} is not valid YAML") from None
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The types that ``annotation`` is a union of, and what they consist of."""
+    return {annotation}.union(*map(_kinds, getattr(annotation, "__args__", ())))
 
 
 def _explain(model: type[BaseModel], detail: Any) -> str:

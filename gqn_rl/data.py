@@ -205,10 +205,10 @@ def load_manifest(folder: str | Path) -> Manifest:
 class Arrays(NamedTuple):
     """A recording's files, mapped into memory."""
 
-    images: NDArray[np.uint8]  #: (scenes, views, H, W, 3)
-    poses: NDArray[np.float32]  #: (scenes, views, 5): x, y, z in metres; yaw, pitch in radians
-    states: NDArray[np.float32]  #: (scenes, S): ground truth, in the units of the source's ``state()``
-    chunks: NDArray[np.uint8]  #: (C,): 1 where a chunk of scenes is on disk
+    images: np.memmap[Any, np.dtype[np.uint8]]  #: (scenes, views, H, W, 3)
+    poses: np.memmap[Any, np.dtype[np.float32]]  #: (scenes, views, 5): x, y, z in metres; yaw, pitch in radians
+    states: np.memmap[Any, np.dtype[np.float32]]  #: (scenes, S): ground truth, in the units of the source's ``state()``
+    chunks: np.memmap[Any, np.dtype[np.uint8]]  #: (C,): 1 where a chunk of scenes is on disk
 
 
 def open_arrays(folder: Path, manifest: Manifest, mode: Literal["r", "r+"] = "r") -> Arrays:

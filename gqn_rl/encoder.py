@@ -35,6 +35,8 @@ UNTRAINED = "untrained:"
 #: Where shipped encoders lie.
 SHIPPED = Path(__file__).resolve().parent / "pretrained"
 
+#: The entry of a card with the hash of all of an encoder's weights, also of those that the vector does not depend on.
+CONTENT: Final = "content_sha256"
 _MEAN, _PROJECTION, _MOVING = "output.mean", "output.projection", "output.moving"
 #: A point moves if its standard deviation over scenes is at least this share of that of the point that moves most.
 #: ArmReach: 19 of 48 points do, FetchReach: 25. Tried with policies: this share, and none.
@@ -72,6 +74,8 @@ class GQNEncoder(nn.Module):
         self.size = projection.shape[1]
         #: How many points the vector begins with, three entries each, in ``unit`` metres.
         self.points = gqn.representation.points
+        if moving is not None and moving.shape != (self.points,):
+            raise ValueError(f"moving is of shape {tuple(moving.shape)}, must be ({self.points},), one for each point")
         self.moving: Tensor
         self.register_buffer("moving", torch.ones(self.points, dtype=torch.bool) if moving is None else moving)
         self.unit = gqn.config.length_scale / float(projection[0, 0]) if self.points else 1.0
@@ -217,20 +221,21 @@ class GQNEncoder(nn.Module):
         """
         weights_path, card_path = _locate(str(name))
         card = read_json(card_path)
-        missing = [key for key in ("camera", "model") if key not in card]
-        if missing:
-            raise UserError(f"{card_path} is no encoder's card: it has no {' and no '.join(missing)}")
+        check_card(card, card_path)
         try:
             tensors = safetensors.torch.load_file(weights_path)
         except (safetensors.SafetensorError, OSError) as error:
             raise UserError(f"{weights_path} is corrupt ({error}); restore or pretrain it again") from None
+        if card.get(CONTENT) not in (None, _content(tensors)):
+            raise UserError(f"{weights_path} is not the file its card describes (its content differs); restore it")
         try:
-            gqn = GQN(GQNConfig.from_mapping(card["model"], source=str(card_path)))
+            with torch.random.fork_rng([]):  # weights are drawn, and thrown away: not at the expense of who loads them
+                gqn = GQN(GQNConfig.from_mapping(card["model"], source=str(card_path)))
             mean, projection, moving = tensors.pop(_MEAN), tensors.pop(_PROJECTION), tensors.pop(_MOVING, None)
             gqn.load_state_dict(tensors)
-        except (KeyError, RuntimeError) as error:
+            encoder = cls(gqn, mean, projection, card, moving)
+        except (KeyError, RuntimeError, ValueError) as error:
             raise UserError(f"{weights_path} does not fit its card: {str(error).splitlines()[0]}") from None
-        encoder = cls(gqn, mean, projection, card, moving)
         if card.get("fingerprint") not in (None, encoder.fingerprint):
             raise UserError(f"{weights_path} is not the file its card describes (fingerprint differs); restore it")
         return encoder
@@ -240,8 +245,8 @@ class GQNEncoder(nn.Module):
         tensors = {name: tensor.contiguous() for name, tensor in self.gqn.state_dict().items()}
         tensors |= {_MEAN: self.mean.contiguous(), _PROJECTION: self.projection.contiguous(), _MOVING: self.moving}
         write_bytes(f"{path}.safetensors", safetensors.torch.save(tensors))
-        model = self.gqn.config.to_dict()
-        write_json(Path(f"{path}.json"), {**self.card, "model": model, "fingerprint": self.fingerprint})
+        facts = {"model": self.gqn.config.to_dict(), "fingerprint": self.fingerprint, CONTENT: _content(tensors)}
+        write_json(Path(f"{path}.json"), {**self.card, **facts})
 
     def push_to_hub(self, repository: str, **options: Any) -> str:
         """Upload to ``owner/name`` or ``owner/name@branch``; see :func:`gqn_rl.hub.push_to_hub` for ``options``."""
@@ -255,6 +260,28 @@ def _principal(vectors: Tensor, size: int) -> Tensor:
     largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
     rms = singular[:size].square().mean().div(len(vectors)).sqrt().clamp_min(1e-6)
     return (directions * largest.sign())[:size].T / rms
+
+
+def check_card(card: Any, source: str | Path) -> None:
+    """Raise :class:`UserError` unless ``card``, read from ``source``, has what an encoder is used by."""
+    missing = [key for key in ("camera", "model") if not isinstance(card, dict) or key not in card]
+    if missing:
+        raise UserError(f"{source} is no encoder's card: it has no {' and no '.join(missing)}")
+    for key in ("camera", "model", "data", "compute"):
+        if not isinstance(card.get(key, {}), dict):
+            raise UserError(f"{source} is no encoder's card: {key!r} is {card[key]!r}, must be an object")
+    try:
+        check_camera(card["camera"])
+    except UserError as error:
+        raise UserError(f"{source} is no encoder's card: {error}") from None
+    if "data" in card and not isinstance(card["data"].get("env"), str):
+        raise UserError(f"{source} is no encoder's card: 'data' names no environment (env)")
+
+
+def _content(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    hash_tensors(digest, tensors)
+    return digest.hexdigest()
 
 
 def hash_tensors(digest: hashlib._Hash, tensors: Mapping[str, Tensor]) -> None:

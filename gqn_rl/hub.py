@@ -211,9 +211,11 @@ def _probes(card: Mapping[str, Any]) -> str:
     return _table(("quantity", "R2", "median error"), rows)
 
 
-def _reading(numbers: Mapping[str, float]) -> str:
+def _reading(numbers: Mapping[str, float | None]) -> str:
     if "accuracy" in numbers:
         return f"{numbers['accuracy']:.1%} right (chance {numbers['chance']:.1%})"
+    if numbers["r2"] is None:
+        return "does not vary"
     if "median_error_cm" not in numbers:
         return f"R2 {numbers['r2']:.3f}"
     return f"R2 {numbers['r2']:.3f}, {numbers['median_error_cm']:.1f} cm"
@@ -256,7 +258,16 @@ def _camera(camera: Mapping[str, Any]) -> str:
 
 
 def _recipe(card: Mapping[str, Any]) -> str:
-    rows: list[tuple[str, str]] = []
+    stages = [*card.get("lineage", []), card]
+    rows = [row for number, stage in enumerate(stages, start=1) for row in _stage(stage, number, len(stages))]
+    if version := card.get("gqn_rl"):
+        rows.append(("gqn-rl", str(version)))
+    return _table(("", ""), rows)
+
+
+def _stage(card: Mapping[str, Any], number: int, of: int) -> list[tuple[str, str]]:
+    """Of one of the recordings that an encoder was pretrained on, one after the other."""
+    rows = [("stage", f"{number} of {of}")] if of > 1 else []
     if data := card.get("data"):
         rows.append(("environment", f"`{data['env']}`"))
         if data.get("env_kwargs"):
@@ -268,9 +279,7 @@ def _recipe(card: Mapping[str, Any]) -> str:
         )
     if compute := card.get("compute"):
         rows.append(("took", f"{compute['wall_minutes']} minutes ({compute['device']}, torch {compute['torch']})"))
-    if version := card.get("gqn_rl"):
-        rows.append(("gqn-rl", str(version)))
-    return _table(("", ""), rows)
+    return rows
 
 
 def _limits(card: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gqn_rl.config import UserError
 from gqn_rl.data import BlockPlan, look, set_scene, stack
 from gqn_rl.gqn import GQN, likelihood_floor
 from gqn_rl.types import SceneSource, Views
@@ -98,7 +99,7 @@ def photograph(source: SceneSource, plan: ImaginationPlan, progress: Callable[[i
 
 @torch.inference_mode()
 def imagine(gqn: GQN, shots: Iterator[Shots], plan: ImaginationPlan) -> Imagined:
-    """Measure ``gqn`` on ``shots``, in eval mode."""
+    """Measure ``gqn`` on ``shots``, in eval mode; raises :class:`UserError` where all scenes look the same."""
     gqn.eval()
     noise = torch.Generator(gqn.device).manual_seed(plan.seed)
     floor: float | None = None
@@ -124,7 +125,10 @@ def imagine(gqn: GQN, shots: Iterator[Shots], plan: ImaginationPlan) -> Imagined
             whole.append(np.stack(part))
     everything = np.concatenate(truths).astype(np.float64) / 255
     error, spread, surprise, contradicted = (np.concatenate(kind, axis=1) for kind in kinds)
-    return Imagined(error, spread, surprise, contradicted, float(np.square(everything - everything.mean(0)).mean()))
+    mean_error = float(np.square(everything - everything.mean(0)).mean())
+    if mean_error == 0:
+        raise UserError(f"nothing to imagine: all {plan.scenes} scenes look the same")
+    return Imagined(error, spread, surprise, contradicted, mean_error)
 
 
 def mean_95(values: NDArray[np.float64]) -> tuple[float, float]:

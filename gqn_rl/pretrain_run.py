@@ -144,6 +144,8 @@ def _load(pretraining: Pretraining, folder: Path) -> bool:
     resumes = checkpoint.exists()
     if resumes:
         pretraining.load(checkpoint)
+    else:
+        pretraining.begin()
     recording = int(pretraining.dataset.manifest.sha256[:15], 16)
     if not pretraining.world.agrees(pretraining.step, recording):
         raise UserError(
@@ -167,12 +169,14 @@ def _finish(pretraining: Pretraining, folder: Path, wall_s: float, judged: Mappi
     views = Views(torch.tensor(dataset.images[chosen, :2]), torch.tensor(dataset.poses[chosen, :2]))
     model.eval()
     scenes, per_scene, *_ = dataset.manifest.shape
-    card = {
+    numbers = {name: float(value) for name, value in judged.items()}
+    card: dict[str, Any] = {
         "description": f"GQN scene encoder pretrained without labels on {dataset.manifest.config['env']}",
         "gqn_rl": __version__,
         "camera": dataset.camera,
         "data": {**dataset.manifest.config, "frames": scenes * per_scene, "sha256": dataset.manifest.sha256},
         "pretraining": pretraining.config.to_dict(),
+        **({"lineage": pretraining.lineage} if pretraining.lineage else {}),
         "compute": {
             "wall_minutes": round(wall_s / 60, 1),
             "device": str(pretraining.device),
@@ -180,7 +184,8 @@ def _finish(pretraining: Pretraining, folder: Path, wall_s: float, judged: Mappi
             "machine": platform.machine(),
             "torch": torch.__version__,
         },
-        "held_out": {k: round(float(v), 5) for k, v in judged.items() if k not in ("step", "wall_s")},
+        # What cannot be told, such as a probe of what is the same in all scenes, is left out.
+        "held_out": {k: round(v, 5) for k, v in numbers.items() if k not in ("step", "wall_s") and math.isfinite(v)},
     }
     encoder = GQNEncoder.from_gqn(model, views, card)
     encoder.save_pretrained(folder / "encoder")
@@ -202,6 +207,8 @@ def _postfix(row: Mapping[str, float], bar: Any, batch: int) -> str:
 def _line(evaluation: Evaluation, drawn: bool) -> str:
     probes = ", ".join(
         f"{name.removesuffix('_r2')} R2 {value:.2f} ({evaluation.probes[name.removesuffix('_r2') + '_cm']:.1f} cm)"
+        if math.isfinite(value)
+        else f"{name.removesuffix('_r2')} does not vary"
         for name, value in evaluation.probes.items()
         if name.endswith("_r2")
     )

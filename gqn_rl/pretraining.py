@@ -10,6 +10,7 @@ import io
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
@@ -78,7 +79,7 @@ class PretrainConfig(Config):
     held_out: int = Field(512, ge=2)  #: scenes at the end of the recording that are never trained on
     evaluate_every: int = Field(500, ge=1)
     checkpoint_every: int = Field(100, ge=1)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     start_from: str | None = None  #: an encoder whose network is trained on: a shipped name, or a run's folder
 
     @model_validator(mode="after")
@@ -125,8 +126,8 @@ class PretrainConfig(Config):
 
     @property
     def draws_from(self) -> int:
-        """The first step, counted from 0, that draws."""
-        return round(self.compare_first * self.steps)
+        """The first step, counted from 0, that draws: of two steps or more one of each kind, where there are both."""
+        return min(max(round(self.compare_first * self.steps), 1), self.steps - 1) if self.compare_first else 0
 
     def sigma_at(self, step: int) -> float:
         """The pixels' standard deviation at ``step``, counted from 0; its ramp begins with the drawing."""
@@ -205,8 +206,7 @@ class Pretraining:
         world: the processes that share each batch.
 
     Raises:
-        UserError: the recording or the encoder to start from does not fit the configuration, or there is no such
-            encoder, or the batch cannot be shared.
+        UserError: the recording does not fit the configuration, or the batch cannot be shared.
     """
 
     def __init__(
@@ -223,8 +223,10 @@ class Pretraining:
         self.config, self.dataset, self.device = config, dataset, torch.device(device)
         self.step = 0
         self.model = GQN(config.model).to(self.device)
-        if config.start_from is not None:
-            self._start_from(config.start_from)
+        #: What the network was trained on before: ``data``, ``pretraining`` and ``compute`` of its encoders' cards,
+        #: oldest first.
+        self.lineage: list[dict[str, Any]] = []
+        self._begun = False
         self.objective = Objective(config.objective, self.model.representation.feature_size).to(self.device)
         parameters = [*self.model.parameters(), *self.objective.parameters()]
         self._parameters = parameters
@@ -234,17 +236,35 @@ class Pretraining:
         #: Scenes of whole blocks to train on; one that reaches into the held-out scenes shares factors with them.
         self._apart_scenes = self._train_scenes // self._block.size * self._block.size
 
+    def begin(self) -> None:
+        """Take over what the run starts from, unless it has begun or was loaded; :meth:`steps` does that as well.
+
+        A run that is resumed does not need that encoder any more: its checkpoint has all of it.
+
+        Raises:
+            UserError: there is no such encoder, or it does not fit the configuration.
+        """
+        if not self._begun and self.config.start_from is not None:
+            self._start_from(self.config.start_from)
+        self._begun = True
+
     def _start_from(self, name: str) -> None:
         """Take over the weights of the encoder ``name``; cameras' angles and the unit of length may differ from its."""
-        network = GQNEncoder.from_pretrained(name).gqn
+        encoder = GQNEncoder.from_pretrained(name)
+        network = encoder.gqn
         theirs, mine = _sizes(network.config), _sizes(self.config.model)
         if different := [key for key in mine if mine[key] != theirs[key]]:
             sizes = ", ".join(f"{key} is {mine[key]} here and {theirs[key]} there" for key in different)
             raise UserError(f"the run cannot start from {name}: {sizes}")
         self.model.load_state_dict(network.state_dict())
+        facts: dict[str, Any] = {
+            key: encoder.card[key] for key in ("data", "pretraining", "compute") if key in encoder.card
+        }
+        self.lineage = [*encoder.card.get("lineage", []), facts]
 
     def steps(self) -> Iterator[Step]:
         """Train from where the run stands to its last step, yielding after each."""
+        self.begin()
         self.model.train()
         self.objective.train()
         while self.step < self.config.steps:
@@ -304,17 +324,22 @@ class Pretraining:
         batch = self.dataset.batch(scenes, views)
         return Views(*(torch.from_numpy(array).to(self.device, non_blocking=True) for array in batch))
 
+    @cached_property
+    def _mean_image(self) -> NDArray[np.float64]:
+        """(H, W, 3) in [0, 1], of training scenes."""
+        return self.dataset.images[: min(self._train_scenes, 2_000)].mean((0, 1)) / 255
+
     @torch.no_grad()
     def evaluate(self, probe_scenes: int = 2_000) -> Evaluation:
         """Judge the model on the held-out scenes; probes are fitted on ``probe_scenes`` training scenes."""
         config = self.config
+        self.begin()
         self.model.eval()
         held_out = np.arange(self._train_scenes, len(self.dataset))
         rng = np.random.default_rng([config.seed, 2**31])
         noise = torch.Generator(self.device).manual_seed(config.seed)
         sums = dict.fromkeys(("posterior_mse", "prior_mse", "kl"), 0.0)
         sigma = config.sigma_at(self.step)
-        mean_image = self.dataset.images[: min(self._train_scenes, 2_000)].mean((0, 1)) / 255
         mean_error = 0.0
         for part in np.array_split(held_out, max(1, len(held_out) // 128)):
             context, query = self._split(rng, len(part))
@@ -328,13 +353,11 @@ class Pretraining:
             sums["posterior_mse"] += share * float(F.mse_loss(output.reconstruction, truth))
             sums["prior_mse"] += share * float(F.mse_loss(prior, truth))
             sums["kl"] += share * float(output.kl.mean())
-            mean_error += share * float(np.square(truth.cpu().numpy() - mean_image).mean())
+            mean_error += share * float(np.square(truth.cpu().numpy() - self._mean_image).mean())
         pixels = math.prod(truth.shape[2:])
         excess = 0.5 * sums["posterior_mse"] * pixels / sigma**2
         single, vectors = self._vectors(held_out)
-        # Spread over the recording: scenes of one block share targets or poses, and would count for fewer.
-        fit = np.linspace(0, self._apart_scenes - 1, min(probe_scenes, self._apart_scenes)).astype(np.int64)
-        probes = self._probe(fit, self._vectors(fit)[1], held_out, vectors)
+        probes = self._probe(probe_scenes, held_out, vectors)
         self.model.train()
         return Evaluation(
             step=self.step,
@@ -347,8 +370,10 @@ class Pretraining:
             **sums,
         )
 
-    def _vectors(self, scenes: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Of each scene, vectors of its first two views, each alone (N, 2, D), and of max_context views (N, D)."""
+    def _vectors(
+        self, scenes: NDArray[np.int64], alone: bool = True
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Of each scene, vectors of its first two views, each ``alone`` (N, 2, D), and of max_context views (N, D)."""
         used = self.config.max_context
         views = np.tile(np.arange(max(2, used)), (len(scenes), 1))
         single, joint = [], []
@@ -357,20 +382,20 @@ class Pretraining:
                 shares = self.model.represent_views(
                     self._views(scenes[start : start + 256], views[start : start + 256])
                 )
-                vectors = [self.model.representation.vector(shares[:, i : i + 1]) for i in range(2)]
+                vectors = [self.model.representation.vector(shares[:, i : i + 1]) for i in range(2 if alone else 0)]
                 joint.append(self.model.representation.vector(shares[:, :used]).float().cpu().numpy())
-            single.append(torch.stack(vectors, dim=1).float().cpu().numpy())
-        return np.concatenate(single), np.concatenate(joint)
+            single += [torch.stack(vectors, dim=1).float().cpu().numpy()] if alone else []
+        return np.concatenate(single) if alone else np.empty((0, 2, 0), np.float32), np.concatenate(joint)
 
-    def _probe(
-        self,
-        fit: NDArray[np.int64],
-        fit_vectors: NDArray[np.float32],
-        held_out: NDArray[np.int64],
-        vectors: NDArray[np.float32],
-    ) -> dict[str, float]:
+    def _probe(self, scenes: int, held_out: NDArray[np.int64], vectors: NDArray[np.float32]) -> dict[str, float]:
+        groups = self.dataset.manifest.state_groups
+        if not groups:
+            return {}
+        # Spread over the recording: scenes of one block share targets or poses, and would count for fewer.
+        fit = np.linspace(0, self._apart_scenes - 1, min(scenes, self._apart_scenes)).astype(np.int64)
+        fit_vectors = self._vectors(fit, alone=False)[1]
         scores = {}
-        for name in self.dataset.manifest.state_groups:
+        for name in groups:
             truth = self.dataset.state_group(name)
             result = probe(fit_vectors, truth[fit], vectors, truth[held_out])
             scores[f"{name}_r2"] = result.r2
@@ -405,6 +430,7 @@ class Pretraining:
             "step": self.step,
             "config": self.config.to_dict(),
             "data": self.dataset.manifest.sha256,
+            "lineage": self.lineage,
             "model": self.model.state_dict(),
             "objective": self.objective.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -439,7 +465,9 @@ class Pretraining:
         self.model.load_state_dict(state["model"])
         self.objective.load_state_dict(state["objective"])
         self._optimizer.load_state_dict(state["optimizer"])
+        self.lineage = state.get("lineage", [])  # earlier releases did not write it
         self.step = state["step"]
+        self._begun = True
 
 
 def _sizes(config: GQNConfig) -> dict[str, Any]:

@@ -208,6 +208,8 @@ def print_table(findings: Findings) -> None:
 def _cell(figures: Mapping[str, float]) -> str:
     if "accuracy" in figures:
         return f"{figures['accuracy']:.1%} (chance {figures['chance']:.1%})"
+    if math.isnan(figures["r2"]):
+        return "does not vary"
     r2 = f"R2 {figures['r2']:.3f}"
     return f"{r2}{figures['median_error_cm']:>7.1f} cm" if "median_error_cm" in figures else r2
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,12 +19,15 @@ from gqn_rl.config import UserError
 from gqn_rl.data import BlockPlan, look, set_scene, stack
 from gqn_rl.types import Described, Pose, Quantity, SceneEncoder, SceneSource, Views
 
+#: The share of a number by which single precision may be off, rounded up.
+ROUNDING: Final = 1e-6
+
 
 class Ridge(NamedTuple):
     """A ridge regression from vectors (N, D) to targets (N, T)."""
 
     mean: NDArray[np.float64]  #: (D,) of the vectors
-    scale: NDArray[np.float64]  #: (D,) their standard deviation
+    scale: NDArray[np.float64]  #: (D,) their standard deviation; inf where they are the same but for rounding
     weight: NDArray[np.float64]  #: (D, T), for standardised vectors
     bias: NDArray[np.float64]  #: (T,) in the targets' units
 
@@ -40,7 +44,9 @@ def fit_ridge(vectors: NDArray[np.floating], targets: NDArray[np.floating], stre
     x, y = np.asarray(vectors, np.float64), np.asarray(targets, np.float64)
     if len(x) != len(y) or len(x) < 2:
         raise ValueError(f"a probe needs as many vectors as targets, at least 2; got {len(x)} and {len(y)}")
-    mean, scale = x.mean(0), x.std(0) + 1e-12
+    mean, scale = x.mean(0), x.std(0)
+    # Entries that only rounding moves say nothing here, and would say anything where they move after all.
+    scale = np.where(scale > ROUNDING * np.abs(mean), scale, np.inf)
     z = (x - mean) / scale
     penalty, centred = strength * len(z), y - y.mean(0)
     if z.shape[1] <= len(z):
@@ -51,7 +57,7 @@ def fit_ridge(vectors: NDArray[np.floating], targets: NDArray[np.floating], stre
 
 
 class ProbeScore(NamedTuple):
-    """How well a probe predicts."""
+    """How well a probe predicts; nan both of what is the same in all scenes, which anybody predicts."""
 
     r2: float  #: 1 - squared error / variance, both summed over the target's coordinates
     median_error: float  #: median over scenes of the Euclidean distance, in the target's unit (metres)
@@ -59,9 +65,11 @@ class ProbeScore(NamedTuple):
 
 def score(predicted: NDArray[np.floating], truth: NDArray[np.floating]) -> ProbeScore:
     """Compare predictions (N, T) with the truth (N, T)."""
-    error = predicted - truth
-    variance = np.square(truth - truth.mean(0)).sum()
-    r2 = 1 - np.square(error).sum() / max(float(variance), 1e-12)
+    truth = np.asarray(truth, np.float64)
+    error, deviation = predicted - truth, truth - truth.mean(0)
+    if (np.abs(deviation) <= ROUNDING * np.abs(truth)).all():
+        return ProbeScore(math.nan, math.nan)
+    r2 = 1 - np.square(error).sum() / np.square(deviation).sum()
     return ProbeScore(float(r2), float(np.median(np.linalg.norm(error, axis=1))))
 
 

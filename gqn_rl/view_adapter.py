@@ -26,10 +26,12 @@ class ViewAdapter(gym.ObservationWrapper[Any, Any, Any], gym.utils.RecordConstru
         env: with ``render_mode="rgb_array"``.
         pose_fn: ``pose_fn(env.unwrapped)``, the pose (5,) of the camera that ``render()`` looks from: x, y, z (m, z
             up), yaw and pitch (radians). For a camera that does not move, a constant.
-        image_size: height and width of the view, pixels; the picture is averaged down to it.
+        image_size: height and width of the view, pixels; the picture is averaged down to it. Of other proportions than
+            the picture's, it squashes it.
         proprio: indices of numbers in a flat ``Box`` observation that the policy may see too; none by default, since
             nobody knows which say where the goal is.
-        fovy: the camera's vertical field of view, degrees, if encoders are to compare it with theirs.
+        fovy: the camera's vertical field of view, degrees, if encoders are to compare it with theirs. Pixels have to
+            be square then, as they are to the encoders.
 
     Raises:
         ValueError: ``env`` does not render to ``rgb_array``, or its observation has no such numbers.
@@ -100,4 +102,12 @@ class ViewAdapter(gym.ObservationWrapper[Any, Any, Any], gym.utils.RecordConstru
                 + (f"{picture.shape} {picture.dtype}" if picture.ndim else repr(picture.item()))
             )
         height, width = self._size
+        seen_height, seen_width = picture.shape[:2]
+        # What is short of half a pixel comes of rounding.
+        square = seen_width * height / seen_height
+        if hasattr(self, "camera_metadata") and abs(square - width) > 0.5:
+            raise RenderError(
+                f"{name}.render() gives {seen_height}x{seen_width} pixels, which image_size {height}x{width} squashes, "
+                f"and fovy says of square pixels; set image_size to ({height}, {round(square)})"
+            )
         return np.asarray(Pictures.fromarray(picture).resize((width, height), Pictures.Resampling.BOX))

@@ -47,6 +47,9 @@ def test_a_file_states_only_what_differs(tmp_path: Path) -> None:
         ("inner: {rate: -1}", "'inner.rate' is -1: input should be greater than 0"),
         ("- a list", "the top level must be a mapping"),
         ("steps: [", "line 1: not valid YAML"),
+        ("steps: true", "'steps' is True: true and false are no numbers"),
+        ("steps: 4\ninner: {rate: 1}\nsteps: 5", "line 3: not valid YAML: 'steps' stands twice"),
+        ("inner: {rate: 1, rate: 2}", "line 1: not valid YAML: 'rate' stands twice"),
     ],
 )
 def test_each_mistake_is_one_line_with_the_field(tmp_path: Path, text: str, words: str) -> None:

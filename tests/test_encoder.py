@@ -87,6 +87,9 @@ def test_points_that_keep_still_are_told_from_those_that_move(encoder: GQNEncode
     weights = safetensors.torch.load_file(tmp_path / "encoder.safetensors")
     del weights["output.moving"]  # of an encoder from before anybody asked
     safetensors.torch.save_file(weights, tmp_path / "encoder.safetensors")
+    card = json.loads((tmp_path / "encoder.json").read_text())
+    del card["content_sha256"]
+    (tmp_path / "encoder.json").write_text(json.dumps(card))
     assert GQNEncoder.from_pretrained(tmp_path).moving.tolist() == [True, True]
 
 
@@ -129,6 +132,52 @@ def test_fingerprint_changes_with_weights_and_projection(encoder: GQNEncoder) ->
     middle = encoder.fingerprint
     next(encoder.gqn.parameters()).data.add_(1)
     assert len({before, middle, encoder.fingerprint}) == 3
+
+
+def test_loading_leaves_the_random_numbers_alone(tmp_path: Path) -> None:
+    GQNEncoder.from_gqn(GQN(config("ray")), _views(32, 2), {"camera": CAMERA}).save_pretrained(tmp_path / "encoder")
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    GQNEncoder.from_pretrained(tmp_path)
+    torch.testing.assert_close(torch.rand(2), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["output.moving", "generator"])
+def test_other_weights_than_the_card_s_are_refused_whatever_they_are_for(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    encoder = GQNEncoder.from_gqn(GQN(config("points")), _views(32, 2), {"camera": CAMERA})
+    encoder.save_pretrained(tmp_path / "encoder")
+    path = tmp_path / "encoder.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    key = next(key for key in tensors if key.startswith(name) and tensors[key].numel())
+    tensors[key] = ~tensors[key] if tensors[key].dtype == torch.bool else tensors[key] + 1
+    safetensors.torch.save_file(tensors, path)
+    with pytest.raises(UserError, match="is not the file its card describes"):
+        GQNEncoder.from_pretrained(tmp_path)
+
+
+def test_each_point_is_said_to_move_or_not() -> None:
+    gqn = GQN(config("points"))
+    with pytest.raises(ValueError, match=r"moving is of shape \(3,\), must be \(2,\)"):
+        GQNEncoder(gqn, torch.zeros(6), torch.eye(6), {"camera": CAMERA}, torch.ones(3, dtype=torch.bool))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"camera": {}}, "camera_metadata tells no convention"),
+        ({"camera": {**CAMERA, "fovy": "wide"}}, "fovy must be .* got 'wide'"),
+        ({"data": {}}, "'data' names no environment"),
+        ({"data": "mine"}, "'data' is 'mine', must be an object"),
+    ],
+)
+def test_what_a_card_says_wrong_is_named(wrong: dict[str, object], said: str, tmp_path: Path) -> None:
+    GQNEncoder.from_gqn(GQN(config("ray")), _views(32, 2), {"camera": CAMERA}).save_pretrained(tmp_path / "encoder")
+    card = json.loads((tmp_path / "encoder.json").read_text())
+    (tmp_path / "encoder.json").write_text(json.dumps({**card, **wrong}))
+    with pytest.raises(UserError, match=f"is no encoder's card: .*{said}"):
+        GQNEncoder.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("field", ["side", "height"])

@@ -12,10 +12,11 @@ import torch
 from test_data import make_arm
 
 from gqn_rl.cli import main
+from gqn_rl.config import UserError
 from gqn_rl.data import BlockPlan, set_scene
 from gqn_rl.encoder import GQNEncoder
 from gqn_rl.gqn import GQN, GQNConfig
-from gqn_rl.imagination import ImaginationPlan, Imagined, gallery, imagine, photograph, table
+from gqn_rl.imagination import ImaginationPlan, Imagined, Shots, gallery, imagine, photograph, table
 from gqn_rl.types import Views
 
 SIDE = 16
@@ -68,6 +69,13 @@ def test_the_error_is_that_of_the_mean_picture(gqn: GQN) -> None:
         picture = gqn.generate(gqn.represent(context), shots.query.poses[scene : scene + 1], deterministic=True)
         truth = torch.from_numpy(shots.query.images[scene]).float() / 255
         assert found.error[-1, scene] == pytest.approx(float((picture[0, 0] - truth).square().mean()), rel=1e-4)
+
+
+def test_scenes_that_all_look_the_same_leave_nothing_to_imagine(gqn: GQN) -> None:
+    plan = ImaginationPlan(seed=0, scenes=4, views=1, samples=2, sigma=0.3)
+    views = Views(np.zeros((4, 1, 16, 16, 3), np.uint8), np.zeros((4, 1, 5), np.float32))
+    with pytest.raises(UserError, match="all 4 scenes look the same"):
+        imagine(gqn, iter([Shots(views, views, views)]), plan)
 
 
 def test_rows_are_means_with_intervals() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from gqn_rl.agents.interrupts import stopping_when
 from gqn_rl.cli import main
 from gqn_rl.encoder import GQNEncoder
 
@@ -59,8 +61,25 @@ def test_a_run_that_starts_from_an_encoder_begins_with_its_weights(
     assert main(_pretrain(recording, out, *still)) == 0
     before, after = (GQNEncoder.from_pretrained(folder) for folder in (encoder, out))
     assert after.card["pretraining"]["start_from"] == str(encoder)
+    assert after.card["lineage"] == [{key: before.card[key] for key in ("data", "pretraining", "compute")}]
+    assert "lineage" not in before.card
     for (name, old), new in zip(before.gqn.named_parameters(), after.gqn.parameters(), strict=True):
         torch.testing.assert_close(new, old, atol=1e-8, rtol=0, msg=name)
+
+
+def test_a_run_goes_on_without_the_encoder_that_it_started_from(recording: Path, encoder: Path, tmp_path: Path) -> None:
+    parent = tmp_path / "parent"
+    shutil.copytree(encoder, parent)
+    whole, stopped = (_pretrain(recording, tmp_path / name, "--from", str(parent)) for name in ("whole", "stopped"))
+    assert main(whole) == 0
+    asked = iter([False, True])
+    with stopping_when(lambda: next(asked)):
+        assert main(stopped) == 130
+    shutil.rmtree(parent)
+    assert main(stopped) == 0
+    one, other = (GQNEncoder.from_pretrained(tmp_path / name) for name in ("whole", "stopped"))
+    assert one.fingerprint == other.fingerprint
+    assert one.card["lineage"] == other.card["lineage"] != []
 
 
 def test_mistakes_are_one_line_and_exit_code_2(
@@ -76,6 +95,8 @@ def test_mistakes_are_one_line_and_exit_code_2(
         (["pretrain", "--data", str(tmp_path), "--out", out], "is not a recording"),
         (["pretrain", "--data", str(recording), "--out", out], "model.image_size is (64, 64)"),
         (_pretrain(recording, Path(out), "--device", "warp"), "device 'warp' cannot be used"),
+        (_pretrain(recording, Path(out), "--device", "meta"), "device 'meta' is not supported; valid: cpu, cuda"),
+        (_pretrain(recording, Path(out), "--set", "seed=9223372036854775808"), "'seed' is 9223372036854775808"),
         (_pretrain(recording, Path(out), "--set", "explained=3"), "drawn (4) must be a multiple of explained (3)"),
         (_pretrain(recording, encoder), "finished pretraining run"),
         (_pretrain(recording, Path(out), "--from", "no-such-encoder"), "no encoder 'no-such-encoder'"),

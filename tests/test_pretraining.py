@@ -332,6 +332,12 @@ def test_views_are_compared_before_anything_is_drawn(data: SceneDataset) -> None
     assert not all(torch.equal(before[name], value) for name, value in first.model.generator.state_dict().items())
 
 
+@pytest.mark.parametrize(("steps", "share"), [(2, 1e-5), (40, 0.99), (7, 0.5)])
+def test_where_steps_compare_first_some_compare_and_some_draw(steps: int, share: float) -> None:
+    assert 0 < PretrainConfig(steps=steps, compare_first=share).draws_from < steps
+    assert PretrainConfig(steps=steps).draws_from == 0
+
+
 def test_drawing_apart_leaves_the_points_where_they_are(data: SceneDataset, tmp_path: Path) -> None:
     """Until it draws it is the run that never does; from then on gradients are those of drawing alone."""
     representation = MODEL.representation.model_copy(update={"channels": 8, "scenery": True})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,23 @@ def test_score_by_hand() -> None:
     assert score(truth, truth) == (1.0, 0.0)
     predicted = truth + np.array([1.0, 0.0])
     assert score(predicted, truth) == (1 - 4 / 8, 1.0)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -40.0])
+def test_what_is_the_same_in_all_scenes_is_not_called_known(value: float) -> None:
+    truth = np.full((7, 2), value, np.float32)
+    assert all(math.isnan(figure) for figure in score(truth.astype(np.float64), truth))
+    truth[3] += 0.01
+    assert not any(math.isnan(figure) for figure in score(truth.astype(np.float64), truth))
+
+
+def test_entries_that_only_rounding_moves_say_nothing_elsewhere() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 50, 3)), rng.normal(size=(50, 1))
+    y = x[0] @ [[1.0], [2.0], [3.0]]
+    dead = np.float32(1) + rng.choice([-6e-8, 0, 6e-8], size=(50, 1))
+    alone, beside = fit_ridge(x[0], y), fit_ridge(np.hstack([x[0], dead]), y)
+    np.testing.assert_allclose(beside.predict(np.hstack([x[1], np.full((50, 1), 1.5)])), alone.predict(x[1]))
 
 
 def test_choices_by_hand() -> None:

@@ -387,11 +387,37 @@ def test_which_environments_need_a_rig() -> None:
 @pytest.mark.parametrize("env", [None, "toy/World-v0", CAMERA_RIG])
 def test_scenes_of_the_training_are_not_held_out(env: str | None) -> None:
     recipe = {"env": CAMERA_RIG, "env_kwargs": {"env_id": "toy/World-v0"}, "seed": 0}
+    before = {"data": {**recipe, "seed": 5}}
     options = Namespace(encoder="mine", env=env, seed=1)
-    assert scenes_to_probe(options, recipe) == (CAMERA_RIG, {"env_id": "toy/World-v0"})
-    options.seed = 0
-    with pytest.raises(UserError, match="held-out scenes need another"):
-        scenes_to_probe(options, recipe)
+    assert scenes_to_probe(options, {"data": recipe}) == (CAMERA_RIG, {"env_id": "toy/World-v0"})
+    for seed in (0, 5):
+        options.seed = seed
+        with pytest.raises(UserError, match="held-out scenes need another"):
+            scenes_to_probe(options, {"data": recipe, "lineage": [before]})
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"env_id": "somebody:Theirs-v0"},
+        {"env_id": "toy/World-v0", "policy": "somebody:act"},
+        {"env_id": "toy/World-v0", "env_kwargs": {"task": ["somebody:Task"]}},
+    ],
+)
+@pytest.mark.parametrize("env", [None, "toy/World-v0", CAMERA_RIG])
+def test_somebody_elses_card_does_not_decide_what_is_imported(env: str | None, named: dict[str, Any]) -> None:
+    card = {"data": {"env": CAMERA_RIG, "env_kwargs": named, "seed": 0}}
+    options = Namespace(encoder="hf://owner/name", env=env, seed=1)
+    if env in (None, CAMERA_RIG) or named["env_id"] == env:
+        with pytest.raises(
+            UserError, match="say it with --env" if env is None else "=.*somebody:.* code that you have"
+        ):
+            scenes_to_probe(options, card)
+    else:
+        assert scenes_to_probe(options, card) == (CAMERA_RIG, {"env_id": env})
+    harmless = {"data": {"env": CAMERA_RIG, "env_kwargs": {"env_id": "toy/World-v0", "fovy": 60.0}, "seed": 0}}
+    if env is not None:
+        assert scenes_to_probe(options, harmless) == (CAMERA_RIG, harmless["data"]["env_kwargs"])
 
 
 def test_hindsight_works_where_the_goal_is_known() -> None:

@@ -52,6 +52,18 @@ def test_checkers_find_nothing() -> None:
     sb3_check_env(env, warn=False)
 
 
+def test_with_a_field_of_view_pixels_have_to_be_square() -> None:
+    """The toy's picture is 96 x 128."""
+    for size, fits in (((24, 32), True), ((12, 16), True), ((32, 32), False)):
+        adapted(image_size=size).reset(seed=0)
+        told = adapted(image_size=size, fovy=45.0)
+        if fits:
+            told.reset(seed=0)
+        else:
+            with pytest.raises(RenderError, match=r"96x128 pixels, .*set image_size to \(32, 43\)"):
+                told.reset(seed=0)
+
+
 def test_the_view_is_the_picture_and_the_pose_is_of_this_moment() -> None:
     env = adapted(proprio=[1])
     for act in (lambda: env.reset(seed=0)[0], lambda: env.step(np.ones(2, np.float32))[0]):

@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> None:
     encoder = load_encoder(options.encoder)
     if not isinstance(encoder, GQNEncoder):
         raise UserError(f"{options.encoder} has no GQN that could draw")
-    env, env_kwargs = scenes_to_probe(options, encoder.card.get("data"))
+    env, env_kwargs = scenes_to_probe(options, encoder.card)
     sigma = encoder.card.get("pretraining", {}).get("sigma", {}).get("end", 0.1)
     with contextlib.ExitStack() as stack:
         source = make_scene_source(env, env_kwargs)

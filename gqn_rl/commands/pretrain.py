@@ -85,6 +85,8 @@ def run(options: argparse.Namespace) -> None:
     dataset = _open_data(options.data, options.scenes, config.model.image_size)
     with joined(_device(options.device)) as (world, device), StopRequest() as request:
         pretraining = Pretraining(config, dataset, device, world)
+        if not (options.out / "checkpoint.pt").exists():
+            pretraining.begin()  # what it starts from may not be there: say so before anything is written
         options.out.mkdir(parents=True, exist_ok=True)
         if not world.leads:
             follow(pretraining, options.out, lambda: request.received)
@@ -135,6 +137,9 @@ def _device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return str(torch.zeros(1, device=name).device)
+        device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):  # another has not been tried, and mps has no double precision
+            raise UserError(f"device {name!r} is not supported; valid: cpu, cuda, cuda:N, auto")
+        return str(torch.zeros(1, device=device).device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from None

@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> None:
         claim(options.out)
     encoder = load_encoder(options.encoder)
     card = encoder.card if isinstance(encoder, GQNEncoder) else {}
-    env, env_kwargs = scenes_to_probe(options, card.get("data"))
+    env, env_kwargs = scenes_to_probe(options, card)
     draws = gqn_of(encoder) is not None
     with contextlib.ExitStack() as stack:
         source = make_scene_source(env, env_kwargs)

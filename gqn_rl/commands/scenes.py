@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gqn_rl import CAMERA_RIG
 from gqn_rl.cameras import check_camera
-from gqn_rl.config import UserError
+from gqn_rl.config import UserError, flatten
 
 if TYPE_CHECKING:
     from gqn_rl.types import SceneSource
@@ -46,25 +46,48 @@ def check_one_env(env_id: str, kwargs: Mapping[str, Any]) -> None:
         raise UserError(f"env_id={kwargs['env_id']} is not {env_id}; give {kwargs['env_id']} instead of {env_id}")
 
 
-def scenes_to_probe(options: argparse.Namespace, recipe: Mapping[str, Any] | None) -> tuple[str, Mapping[str, Any]]:
-    """The environment's id and keyword arguments: what ``--env`` says, or the training ``recipe``'s."""
+def scenes_to_probe(options: argparse.Namespace, card: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """The environment's id and keyword arguments: what ``--env`` says, or the encoder's ``card``.
+
+    Raises:
+        UserError: neither says, or what the card says may not be had: code that somebody else's card names, which would
+            be imported; scenes that cannot be rendered; or the very scenes that the encoder was trained on.
+    """
+    recipe = card.get("data")
+    if recipe is None or not _asks_for(recipe, options.env):
+        if options.env is None:
+            raise UserError(f"{options.encoder} does not say what it was trained on; give its scenes with --env")
+        return (CAMERA_RIG, {"env_id": options.env}) if rig_factors(options.env) is not None else (options.env, {})
+    _check_trust(options, recipe)
+    if recipe["env"].startswith("deepmind:"):
+        raise UserError(f"{options.encoder} was trained on {recipe['env']}, which cannot be rendered; give --env")
+    stages = [stage["data"] for stage in card.get("lineage", []) if "data" in stage]
+    seeds = {stage.get("seed") for stage in (*stages, recipe) if stage.get("env") == recipe["env"]}
+    if options.seed in seeds:
+        raise UserError(f"--seed {options.seed} is a training recording's; held-out scenes need another")
+    return recipe["env"], recipe.get("env_kwargs", {})
+
+
+def _asks_for(recipe: Mapping[str, Any], env_id: str | None) -> bool:
+    """Whether ``env_id``, if it is said, is what the ``recipe`` recorded, itself or in a camera rig."""
+    inner = recipe.get("env_kwargs", {}).get("env_id") if recipe["env"] == CAMERA_RIG else None
+    return env_id in (None, recipe["env"]) or (inner is not None and env_id == inner)
+
+
+def _check_trust(options: argparse.Namespace, recipe: Mapping[str, Any]) -> None:
+    """Raise :class:`UserError` if a repository's card decides what is imported here."""
     from gqn_rl.hub import find_reference
 
-    if options.env is not None and rig_factors(options.env) is not None:
-        rigged = recipe is not None and recipe["env"] == CAMERA_RIG
-        if recipe is None or not rigged or recipe["env_kwargs"].get("env_id") != options.env:
-            return CAMERA_RIG, {"env_id": options.env}
-    elif options.env is not None and (recipe is None or options.env != recipe["env"]):
-        return options.env, {}
-    if recipe is None:
-        raise UserError(f"{options.encoder} does not say what it was trained on; give its scenes with --env")
-    # An environment's name is code that gets imported.
-    if options.env is None and find_reference(options.encoder) is not None:
+    if find_reference(options.encoder) is None:
+        return
+    if options.env is None:
         raise UserError(
             f"{options.encoder} says it was trained on {recipe['env']}; if you trust that, say it with --env"
         )
-    if recipe["env"].startswith("deepmind:"):
-        raise UserError(f"{options.encoder} was trained on {recipe['env']}, which cannot be rendered; give --env")
-    if options.seed == recipe["seed"]:
-        raise UserError(f"--seed {options.seed} is the training recording's; held-out scenes need another")
-    return recipe["env"], recipe["env_kwargs"]
+    # The environment was named by the user; what else names code (module:thing) was not.
+    for key, value in flatten(recipe.get("env_kwargs", {})).items():
+        if ":" in str(value) and value != options.env:
+            raise UserError(
+                f"{options.encoder} was trained with {key}={value}, which would import code that you have not named; "
+                f"download it, look at its encoder.json, and give its folder"
+            )
