@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from gqn_rl.cameras import Dome, Fixed
 from gqn_rl.envs import kinova
 from gqn_rl.envs.arm_room import Appearance, room_spec, vivid_color
-from gqn_rl.envs.base import CameraMode, ObservationMode, SceneEnv, check_action, choose, part_of_the_way
+from gqn_rl.envs.base import CameraMode, ObservationMode, SceneEnv, as_names, check_action, choose, part_of_the_way
 from gqn_rl.envs.renderer import SMOOTH
 
 #: Seconds between decisions: 10 Hz, so that one decision moves the hand by centimetres.
@@ -62,6 +62,8 @@ class ArmReach(SceneEnv):
 
     **Action** ``Box(-1, 1, (6,))``: joint velocities as a share of the firmware's limits, 36 deg/s for joints 1-3
     and 48 deg/s for 4-6, held for 0.1 s by velocity actuators with the real torque limits. Fingers stay half open.
+    Nothing bears the arm's weight but these: without a command the hand sinks by 2 cm in an episode. Wrists reach a
+    commanded speed within three decisions.
 
     **Observation** by ``obs_mode``:
 
@@ -83,8 +85,8 @@ class ArmReach(SceneEnv):
     default those of :data:`DOME`.
 
     ``randomize`` lists what changes with each episode: ``start`` (the arm's start pose; otherwise the home pose),
-    ``color`` and ``size`` of the target, ``textures`` of floor and walls, ``light``. The target's place always
-    does. The same seed gives the same episode.
+    ``color`` and ``size`` of the target, ``textures`` of floor and walls, ``light`` (how bright the lamp is). The
+    target's place always does. The same seed gives the same episode.
     """
 
     scene_factors = ("target", "arm", "appearance")
@@ -109,7 +111,7 @@ class ArmReach(SceneEnv):
         shadows: bool = False,
         camera_elevation: tuple[float, float] | None = None,
     ) -> None:
-        self.randomize = frozenset(choose("randomize", name, RANDOMIZATIONS) for name in randomize)
+        self.randomize = frozenset(choose("randomize", name, RANDOMIZATIONS) for name in as_names(randomize))
         super().__init__(
             _compile(),
             dome=DOME,

@@ -50,7 +50,9 @@ class Appearance:
         model.geom_matid[self._floor] = self._floor_materials[floor]
         model.geom_matid[self._walls] = self._wall_materials[wall]
         if light:
-            model.light_pos[0, :2] = rng.uniform(-1.5, 1.5, 2)
+            rng.uniform(
+                size=2
+            )  # once a place, which a lamp as far as the sun has not; drawn, so that seeds keep scenes
             model.light_diffuse[0] = rng.uniform(0.35, 0.75)
         mujoco.mj_camlight(model, data)
 

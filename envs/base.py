@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sized
 from dataclasses import replace
+from numbers import Real
 from typing import Any, ClassVar, Final, Literal, get_args
 
 import gymnasium as gym
@@ -32,10 +33,32 @@ SMALLEST_MOVE: Final = 0.3
 
 
 def choose(name: str, value: Any, valid: tuple[Any, ...]) -> Any:
-    """Return ``value`` if it is valid; else raise ``ValueError`` naming the field, the value and the choices."""
-    if value not in valid:
+    """Return ``value`` if it is valid; else raise ``ValueError`` naming the field, the value and the choices.
+
+    A number is not a bool, and 7.0 is not 7: what comes later counts with it.
+    """
+    plain = int(value) if isinstance(value, np.integer) else value
+    if not any(type(plain) is type(choice) and plain == choice for choice in valid):
         raise ValueError(f"{name} must be one of {', '.join(map(str, valid))}; got {value!r}")
     return value
+
+
+def as_names(value: str | Iterable[str]) -> tuple[str, ...]:
+    """One name, or several, as a tuple: a lone name is no sequence of letters."""
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def whole(name: str, value: Any, least: int) -> int:
+    """``value`` as an integer; raises ``ValueError`` unless it is one, no bool, of at least ``least``."""
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+    return int(value)
+
+
+def check_share(name: str, value: Any) -> None:
+    """Raise ``ValueError`` unless ``value`` is a number from 0 to 1."""
+    if not isinstance(value, Real) or not 0 <= float(value) <= 1:
+        raise ValueError(f"{name} must be from 0 to 1, got {value!r}")
 
 
 def part_of_the_way(rng: np.random.Generator) -> float:
@@ -44,15 +67,22 @@ def part_of_the_way(rng: np.random.Generator) -> float:
 
 
 def check_action(space: spaces.Space[Any], action: Any) -> None:
-    """Raise ``ValueError`` for an action of another shape than ``space``, or another number than its; Boxes clip."""
+    """Raise ``ValueError`` for an action of another shape than ``space``, or another number than its; Boxes clip.
+
+    Nor for one that is not finite: MuJoCo would stop all actuators, and a policy that has diverged look like one that
+    stands still.
+    """
     if np.shape(action) != space.shape or (isinstance(space, spaces.Discrete) and not space.contains(action)):
         raise ValueError(f"an action must be of {space}, got {action!r}")
+    if not np.isfinite(action).all():
+        raise ValueError(f"an action must be finite, got {action!r}")
 
 
 def size_pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
     """``64`` or ``(height, width)`` as a pair; raises ``ValueError`` unless both are at least 1."""
     pair = tuple(value) if isinstance(value, Iterable) else (value, value)
-    if len(pair) != 2 or not all(isinstance(n, (int, np.integer)) and n >= 1 for n in pair):
+    numbers = all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n >= 1 for n in pair)
+    if len(pair) != 2 or not numbers:
         raise ValueError(f"{name} must be a positive integer or (height, width), got {value!r}")
     return int(pair[0]), int(pair[1])
 
@@ -119,11 +149,9 @@ class SceneEnv(gym.Env[Any, NDArray[np.float32]]):
             quality = replace(quality, shadowsize=SHADOWSIZE)
         self.image_size = size_pair("image_size", image_size)
         self.render_size = size_pair("render_size", render_size)
-        if not isinstance(views, (int, np.integer)) or views < 1:
-            raise ValueError(f"views must be an integer of at least 1, got {views!r}")
+        self.views = whole("views", views, 1)
         if camera_names is not None and self.cameras != "fixed":
             raise ValueError(f"camera_names are for cameras='fixed', got cameras={cameras!r}")
-        self.views = int(views)
         self.dome = dome if camera_elevation is None else replace(dome, elevation=_range(camera_elevation))
         self._fixed_poses = _fixed_poses(fixed, camera_names, self.views) if self.cameras == "fixed" else None
         self.model = model
@@ -232,6 +260,7 @@ class SceneEnv(gym.Env[Any, NDArray[np.float32]]):
     def render(self) -> Image | None:
         """A detailed picture (*render_size, 3) uint8 in mode ``rgb_array``."""
         if self.render_mode is None:
+            gym.logger.warn("render() draws nothing without a render mode; make the environment with 'rgb_array'")
             return None
         if self._picture is None:
             self._picture = SceneRenderer(
@@ -254,7 +283,7 @@ def _range(elevation: tuple[float, float]) -> tuple[float, float]:
 
 
 def _fixed_poses(fixed: Fixed, names: tuple[str, ...] | None, views: int) -> NDArray[np.float32]:
-    names = tuple(fixed.poses)[:views] if names is None else tuple(names)
+    names = tuple(fixed.poses)[:views] if names is None else as_names(names)
     if len(names) != views:
         raise ValueError(
             f"views={views} fixed cameras need as many names, got {len(names)}: {names}; "

@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -31,23 +32,36 @@ class _Context:
     def __init__(self) -> None:
         self._context: Any = None
         self._pid = 0
+        self._thread = 0
+
+    @property
+    def inherited(self) -> bool:
+        """Whether there is one, of a process that this one was forked from."""
+        return self._context is not None and self._pid != os.getpid()
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
         """It is current inside; afterwards that of another library is again, if one was, and EGL has both.
 
         Raises:
-            RenderError: there is no OpenGL here, or this process was forked from one that had rendered.
+            RenderError: there is no OpenGL here, this process was forked from one that had rendered, or another thread
+                of it has.
         """
-        if self._context is not None and self._pid != os.getpid():
+        if self.inherited:
             raise RenderError(
                 "this process was forked from one that had already rendered, which hangs OpenGL; "
                 'start workers with the "forkserver" or "spawn" method'
             )
+        # A context is one thread's until that one gives it up, which would cost every picture a fifth of its time.
+        if self._context is not None and self._thread != threading.get_ident():
+            raise RenderError(
+                "another thread of this process has rendered, and OpenGL's context is that one's; draw in one thread, "
+                "or in processes of their own"
+            )
         with _egl_put_back(self._context):  # a new one also takes the place of what was current
             if self._context is None:
                 self._context = _new_gl_context()
-                self._pid = os.getpid()
+                self._pid, self._thread = os.getpid(), threading.get_ident()
             self._context.make_current()
             yield
 

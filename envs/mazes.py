@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gqn_rl.cameras import Dome, Fixed
-from gqn_rl.envs.base import ObservationMode, choose
+from gqn_rl.envs.base import ObservationMode, check_share, choose
 from gqn_rl.envs.maze_layout import SIZES, Cell, Layouts, draw_layout
 from gqn_rl.envs.maze_model import CELL, WALL_HEIGHT, MazeModel, cell_at, cell_middle, maze_spec
 from gqn_rl.envs.room_model import COMMON_GROUP, DETAILED_GROUP, HIDDEN_GROUP, LENGTH_UNIT
@@ -72,10 +72,11 @@ class MazeExplore(Walker):
     **Reward** of a decision: in ``explore``, 1 for each cell entered for the first time. In ``goal``, the metres by
     which the way to the ball, through the corridors, became shorter, plus 1 when it is reached.
 
-    **Episode**: at most 300 decisions (60 s), then truncated. It terminates with success when every cell has been
-    entered (``explore``), or when the agent's axis is within 0.4 m of the ball's (``goal``). ``info`` holds
-    ``coverage``, the share of the open cells that were entered, ``is_success``, and in ``goal`` the ``distance`` (m) to
-    the ball through the corridors.
+    **Episode**: at most 300 decisions (60 s), then truncated: enough to enter every cell of a maze of size 7, and of
+    most of size 9; to explore larger ones, give ``gym.make`` a larger ``max_episode_steps``. It terminates with success
+    when every cell has been entered (``explore``), or when the agent's axis is within 0.4 m of the ball's (``goal``).
+    ``info`` holds ``coverage``, the share of the open cells that were entered, ``is_success``, and in ``goal`` the
+    ``distance`` (m) to the ball through the corridors.
 
     Every episode has a new maze and a random start: in ``goal`` at least 4 steps from cell to cell off the ball. The
     same seed gives the same episode.
@@ -129,8 +130,7 @@ class MazeExplore(Walker):
         self.layouts: Layouts = choose("layouts", layouts, get_args(Layouts))
         self.size = int(choose("size", size, SIZES))
         for name, share in (("map_share", map_share), ("dome_share", dome_share)):
-            if not 0 <= share <= 1:
-                raise ValueError(f"{name} must be from 0 to 1, got {share!r}")
+            check_share(name, share)
         if map_share + dome_share > 1:
             raise ValueError(f"map_share + dome_share must be at most 1, got {map_share} + {dome_share}")
         self.map_share, self.dome_share = map_share, dome_share

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from gqn_rl.cameras import Dome, Fixed
 from gqn_rl.envs import kinova
 from gqn_rl.envs.arm_room import Appearance, room_spec, vivid_color
-from gqn_rl.envs.base import CameraMode, ObservationMode, SceneEnv, check_action, choose, part_of_the_way
+from gqn_rl.envs.base import CameraMode, ObservationMode, SceneEnv, as_names, check_action, choose, part_of_the_way
 from gqn_rl.types import Pose
 
 Reward = Literal["dense", "sparse"]
@@ -145,8 +145,8 @@ class ArmPick(SceneEnv):
     default those of :data:`DOME`.
 
     ``randomize`` lists what changes with each episode: ``start`` (where the hand is), ``color`` of the ball,
-    ``textures`` of floor and walls, ``light``. The ball's place on the table always does. Its size does not: a ball
-    of another size is another grasp. The same seed gives the same episode.
+    ``textures`` of floor and walls, ``light`` (how bright the lamp is). The ball's place on the table always does. Its
+    size does not: a ball of another size is another grasp. The same seed gives the same episode.
     """
 
     scene_factors = ("target", "arm", "appearance")
@@ -172,7 +172,7 @@ class ArmPick(SceneEnv):
         shadows: bool = False,
         camera_elevation: tuple[float, float] | None = None,
     ) -> None:
-        self.randomize = frozenset(choose("randomize", name, RANDOMIZATIONS) for name in randomize)
+        self.randomize = frozenset(choose("randomize", name, RANDOMIZATIONS) for name in as_names(randomize))
         self.reward: Reward = choose("reward", reward, get_args(Reward))
         super().__init__(
             _compile(),

@@ -10,6 +10,7 @@ One OpenGL context per process (:mod:`gqn_rl.envs.gl_context`); each renderer ke
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -41,6 +42,8 @@ FAST: Final = Quality(offsamples=0, numslices=12, numstacks=8, numquads=1, shado
 SMOOTH: Final = replace(FAST, supersample=2)
 #: Texels of a shadow map's side where small pictures have shadows: 5 cm of a room are a texel.
 SHADOWSIZE: Final = 256
+#: Pixels of a buffer's side, the limit of llvmpipe and of most GPUs; where it is larger, nothing is lost by this one.
+LARGEST: Final = 16_384
 #: Large pictures for people.
 DETAILED: Final = Quality(offsamples=4, numslices=48, numstacks=24, numquads=4, shadowsize=2048)
 
@@ -73,8 +76,11 @@ class SceneRenderer:
     ) -> None:
         if height < 1 or width < 1:
             raise ValueError(f"a picture needs at least one pixel each way, got {height}x{width}")
+        largest = LARGEST // quality.supersample
+        if max(height, width) > largest:
+            raise ValueError(f"a picture has at most {largest} pixels each way, got {height}x{width}")
         self._model = model
-        self._height, self._width, self._columns = height, width, max(1, views)
+        self._height, self._width, self._columns = height, width, min(max(1, views), largest // width)
         self._drawn = (height * quality.supersample, width * quality.supersample)
         self._quality = quality
         self._context: mujoco.MjrContext | None = None
@@ -150,10 +156,23 @@ class SceneRenderer:
 
     def close(self) -> None:
         """Free the OpenGL resources; rendering again makes them anew."""
-        if self._context is not None:
-            with CONTEXT.current():
-                self._context.free()
-            self._context = None
+        if self._context is None:
+            return
+        context, self._context = self._context, None
+        if CONTEXT.inherited:
+            _INHERITED.append(context)  # not ours to free: the process that this one was forked from draws with it
+            return
+        with CONTEXT.current():
+            context.free()
+
+    def __del__(self) -> None:
+        # MuJoCo frees what is left in whatever context is current then: another library's, whose pictures turn black.
+        with contextlib.suppress(Exception):  # half made, or the interpreter is on its way out
+            self.close()
+
+
+#: MuJoCo's resources that are another process's.
+_INHERITED: Final[list[mujoco.MjrContext]] = []
 
 
 def _average(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence, Sized
+from numbers import Real
 from typing import Any, Final, Literal, get_args
 
 import gymnasium as gym
@@ -12,7 +14,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from gqn_rl.cameras import CONVENTION, Dome
-from gqn_rl.envs.base import FOVY, CameraMode, choose, size_pair
+from gqn_rl.envs.base import FOVY, CameraMode, as_names, choose, size_pair, whole
 from gqn_rl.envs.renderer import DETAILED, SMOOTH, renderer_version
 from gqn_rl.envs.rig_known import known
 from gqn_rl.envs.rig_stage import Stage, StageRenderer, import_plugin, make_inner, simulation
@@ -81,7 +83,7 @@ class CameraRig(gym.Env[Any, Any]):
         center: the point that cameras look at, x, y, z in the world (m), instead of the one found.
         radius: their distance from there (m), a number or (nearest, farthest), instead of the one found.
         elevation: degrees above the horizon, a number or (lowest, highest), instead of the placement's.
-        azimuth: degrees about z from +x, (from, to), instead of the arc found.
+        azimuth: degrees about z from +x, (from, to), counter-clockwise, instead of the arc found.
         hide, show: elements of the model, ``geom:NAME``, ``site:NAME`` or ``body:NAME``, that cameras do not see, and
             that they do see although their group is not one that MuJoCo's viewer shows.
         observe: the parts of a Dict observation that a policy may see beside the pictures; by default
@@ -134,76 +136,83 @@ class CameraRig(gym.Env[Any, Any]):
         self.render_mode = choose("render_mode", render_mode, (None, "rgb_array"))
         placement = choose("placement", placement, get_args(Placement))
         self.image_size, self.render_size = size_pair("image_size", image_size), size_pair("render_size", render_size)
-        for name, number, least in (("views", views, 1), ("scene_steps", scene_steps, 0)):
-            if not isinstance(number, (int, np.integer)) or number < least:
-                raise ValueError(f"{name} must be an integer of at least {least}, got {number!r}")
-        if not 0 < fovy < 180:
-            raise ValueError(f"fovy must lie between 0 and 180 degrees, got {fovy}")
-        self.views, self.fovy, self._scene_steps = int(views), float(fovy), int(scene_steps)
+        self.views, self._scene_steps = whole("views", views, 1), whole("scene_steps", scene_steps, 0)
+        if not isinstance(fovy, Real) or not 0 < float(fovy) < 180:
+            raise ValueError(f"fovy must lie between 0 and 180 degrees, got {fovy!r}")
+        self.fovy = float(fovy)
+        elevations = _pair("elevation", elevation) or ELEVATIONS[placement]
+        distances, arc = _pair("radius", radius), _arc(azimuth)
+        if distances is not None and distances[0] <= 0:
+            raise ValueError(f"radius must be above 0, got {radius!r}")
+        for name, (low, high) in (("elevation", elevations), ("radius", distances or (0, 0))):
+            if placement == "ring" and low != high:
+                raise ValueError(f"placement 'ring' has one {name}, a number; got {(low, high)}")
+        middle, hide, show = _triple("center", center), as_names(hide), as_names(show)
+        observe = None if observe is None else as_names(observe)
         what = known(env_id)
         self._tracked = dict(what.track if track is None else track)
         self._frame = (what.frame if frame is None else None if frame == "none" else frame) or ""
 
         surveyed_with = _as_json(env_kwargs or {})
         self.inner = make_inner(env_id, env_kwargs or {})
-        if fps := self.inner.metadata.get("render_fps"):  # how often it decides is how fast a video has to run
-            self.metadata = {**self.metadata, "render_fps": fps}
-        self.action_space = self.inner.action_space
-        self._policy = find_policy(policy, self.action_space)
-        self._observation, _ = self.inner.reset()
-        self._goals = _goals(self.inner.observation_space)
-        if self._frame == "achieved_goal" and self._frame not in self._goals:
-            raise ValueError(f"frame 'achieved_goal': {env_id} has no such position in its observation")
-        if observe is None and proprio is None:
-            observe, proprio = what.observe, what.proprio
-        if self.obs_mode == "oracle":
-            observe, proprio = everything(self.inner.observation_space)
-        self._observed = check_observed(self.inner.observation_space, observe, proprio)
-        self.stage = Stage(self.inner, hide, show)
+        try:
+            if fps := self.inner.metadata.get("render_fps"):  # how often it decides is how fast a video has to run
+                self.metadata = {**self.metadata, "render_fps": fps}
+            self.action_space = self.inner.action_space
+            self._policy = find_policy(policy, self.action_space)
+            self._observation, _ = self.inner.reset()
+            self._goals = _goals(self.inner.observation_space)
+            if self._frame == "achieved_goal" and self._frame not in self._goals:
+                raise ValueError(f"frame 'achieved_goal': {env_id} has no such position in its observation")
+            if observe is None and proprio is None:
+                observe, proprio = what.observe, what.proprio
+            if self.obs_mode == "oracle":
+                observe, proprio = everything(self.inner.observation_space)
+            self._observed = check_observed(self.inner.observation_space, observe, proprio)
+            self.stage = Stage(self.inner, hide, show)
 
-        elevations = _pair("elevation", elevation) or ELEVATIONS[placement]
-        distances = _pair("radius", radius)
-        if distances is not None and distances[0] <= 0:
-            raise ValueError(f"radius must be above 0, got {radius!r}")
-        acting = "" if self._frame == "achieved_goal" else self._frame
-        found = survey(
-            env_id,
-            surveyed_with,
-            (tuple(hide), tuple(show)),
-            tuple(dict.fromkeys(filter(None, [*self._tracked.values(), acting]))),
-            self._goals,
-            self._observed,
-            policy,
-            elevations,
-            self.fovy,
-            (_triple("center", center), distances, _pair("azimuth", azimuth)),
-        )
-        nearest, farthest = found.radius
-        #: Where the origin of poses, frames and states lies in the world, metres (3,).
-        self.center = np.array(found.center)
-        self._mean, self._scale = (np.array(numbers, np.float32) for numbers in (found.mean, found.scale))
-        if self.obs_mode == "oracle" and self._goals:
-            parts = self._observed[0]
-            ends = np.cumsum([np.asarray(self._observation[part]).size for part in parts])
-            self._goal_scales = dict(zip(parts, np.split(self._scale, ends[:-1]), strict=True))
-        #: Where cameras may stand, about the origin.
-        self.dome = Dome(
-            radius=(nearest, nearest) if placement == "ring" else (nearest, farthest),
-            elevation=elevations,
-            azimuth=found.azimuth,
-        )
-        self.scene_factors = scene_factors(self.inner)
-        groups = [*self._tracked, *self._goals]
-        #: Where each tracked position lies in ``state()``; MuJoCo's ``qpos`` follows.
-        self.state_groups = {name: slice(3 * i, 3 * i + 3) for i, name in enumerate(groups)}
-        self._eyes = StageRenderer(self.stage, *self.image_size, fovy=self.fovy, quality=SMOOTH, views=self.views)
-        self._picture = StageRenderer(self.stage, *self.render_size, fovy=self.fovy, quality=DETAILED)
-        self._camera_rng = np.random.default_rng()
-        self._poses = self._fixed_poses()
-        self.observation_space = self._observation_space()
-        if self.obs_mode == "state" and self.inner.has_wrapper_attr("compute_reward"):
-            # An attribute, not a method: whoever finds it expects goals in the observation.
-            self.compute_reward = self.inner.get_wrapper_attr("compute_reward")
+            acting = "" if self._frame == "achieved_goal" else self._frame
+            found = survey(
+                env_id,
+                surveyed_with,
+                (hide, show),
+                tuple(dict.fromkeys(filter(None, [*self._tracked.values(), acting]))),
+                self._goals,
+                self._observed,
+                policy,
+                elevations,
+                self.fovy,
+                (middle, distances, arc),
+            )
+            nearest, farthest = found.radius
+            #: Where the origin of poses, frames and states lies in the world, metres (3,).
+            self.center = np.array(found.center)
+            self._mean, self._scale = (np.array(numbers, np.float32) for numbers in (found.mean, found.scale))
+            if self.obs_mode == "oracle" and self._goals:
+                parts = self._observed[0]
+                ends = np.cumsum([np.asarray(self._observation[part]).size for part in parts])
+                self._goal_scales = dict(zip(parts, np.split(self._scale, ends[:-1]), strict=True))
+            #: Where cameras may stand, about the origin.
+            self.dome = Dome(
+                radius=(nearest, nearest) if placement == "ring" else (nearest, farthest),
+                elevation=elevations,
+                azimuth=found.azimuth,
+            )
+            self.scene_factors = scene_factors(self.inner)
+            groups = [*self._tracked, *self._goals]
+            #: Where each tracked position lies in ``state()``; MuJoCo's ``qpos`` follows.
+            self.state_groups = {name: slice(3 * i, 3 * i + 3) for i, name in enumerate(groups)}
+            self._eyes = StageRenderer(self.stage, *self.image_size, fovy=self.fovy, quality=SMOOTH, views=self.views)
+            self._picture = StageRenderer(self.stage, *self.render_size, fovy=self.fovy, quality=DETAILED)
+            self._camera_rng = np.random.default_rng()
+            self._poses = self._fixed_poses()
+            self.observation_space = self._observation_space()
+            if self.obs_mode == "state" and self.inner.has_wrapper_attr("compute_reward"):
+                # An attribute, not a method: whoever finds it expects goals in the observation.
+                self.compute_reward = self.inner.get_wrapper_attr("compute_reward")
+        except BaseException:
+            self.inner.close()  # somebody else's, which may hold more than memory
+            raise
 
     # Gymnasium ------------------------------------------------------------------------------------------------
 
@@ -225,6 +234,7 @@ class CameraRig(gym.Env[Any, Any]):
     def render(self) -> Image | None:
         """A detailed picture (*render_size, 3) uint8 in mode ``rgb_array``."""
         if self.render_mode is None:
+            gym.logger.warn("render() draws nothing without a render mode; make the environment with 'rgb_array'")
             return None
         low, high = self.dome.azimuth
         pose = self.dome.at(low + 0.6 * (high - low), 25.0)
@@ -434,15 +444,30 @@ def _pair(name: str, value: float | Sequence[float] | None) -> tuple[float, floa
     if value is None:
         return None
     pair = tuple(value) if isinstance(value, Iterable) else (value, value)
-    if len(pair) != 2 or not all(np.isfinite(pair)) or pair[0] > pair[1]:
+    if len(pair) != 2 or not _finite(pair) or pair[0] > pair[1]:
         raise ValueError(f"{name} must be a number or (low, high), got {value!r}")
     return float(pair[0]), float(pair[1])
+
+
+def _arc(azimuth: Sequence[float] | None) -> tuple[float, float] | None:
+    """From and to, in degrees, the second the larger: (150, -150) is the arc about 180."""
+    if azimuth is None:
+        return None
+    pair = tuple(azimuth) if isinstance(azimuth, Iterable) else ()
+    if len(pair) != 2 or not _finite(pair) or abs(pair[1] - pair[0]) > 360:
+        raise ValueError(f"azimuth must be (from, to) in degrees, at most 360 apart, got {azimuth!r}")
+    low, high = map(float, pair)
+    return low, high if low <= high else high + 360
+
+
+def _finite(numbers: Iterable[Any]) -> bool:
+    return all(isinstance(number, Real) and math.isfinite(number) for number in numbers)
 
 
 def _triple(name: str, value: Sequence[float] | None) -> tuple[float, float, float] | None:
     if value is None:
         return None
-    if not isinstance(value, Sized) or len(value) != 3 or not all(np.isfinite(value)):
+    if not isinstance(value, Sized) or len(value) != 3 or not _finite(value):
         raise ValueError(f"{name} must be x, y, z in metres, got {value!r}")
     x, y, z = value
     return float(x), float(y), float(z)

@@ -122,9 +122,10 @@ class Stage:
         model, data = found
         if model is not self._model:
             self._dress(model)
-        self._place_goal(model, data)
+        placed, at = self._place_goal(model, data)
         seen = self._seen
         mujoco.mj_copyData(seen, model, data)
+        seen.qpos[placed] = at
         for update in (mujoco.mj_kinematics, mujoco.mj_comPos, mujoco.mj_camlight, mujoco.mj_flex, mujoco.mj_tendon):
             update(model, seen)
         return seen
@@ -135,19 +136,25 @@ class Stage:
         assert self._model is not None
         return self._model
 
-    def _place_goal(self, model: mujoco.MjModel, data: mujoco.MjData) -> None:
-        """Let environments of gymnasium-robotics put their marks where the goal is, which they do when they render."""
+    def _place_goal(self, model: mujoco.MjModel, data: mujoco.MjData) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Let environments of gymnasium-robotics put their marks where the goal is, which they do when they render.
+
+        Returns which numbers of ``qpos`` are a mark's, and what they are to be: some marks are bodies.
+        """
         mark = getattr(self._env.unwrapped, "_render_callback", None)
         if not callable(mark):
-            return
+            return np.array([], np.int64), np.array([])
         before, places = self._kept, model.site_pos.copy()
         mujoco.mj_copyData(before, model, data)
         mark()
         # It also calls mj_forward, after which the simulation would go on a little differently.
         moved = (model.site_pos != places).any(axis=1)
         now = data.site_xpos[moved].copy()
+        placed = np.flatnonzero(data.qpos != before.qpos)
+        at = data.qpos[placed].copy()
         mujoco.mj_copyData(data, model, before)
         data.site_xpos[moved] = now  # the mark's next place is reckoned from there
+        return placed, at
 
     def _dress(self, model: mujoco.MjModel) -> None:
         self._model = model
@@ -274,8 +281,11 @@ def _handles(model: mujoco.MjModel) -> list[int]:
 
 
 def _opaque(model: mujoco.MjModel, colors: NDArray[Any], materials: NDArray[Any]) -> NDArray[np.bool_]:
-    """Whether anything is to be seen of elements with ``colors`` (N, 4) and ``materials`` (N,), -1 for none."""
+    """Whether anything is to be seen of elements with ``colors`` (N, 4) and ``materials`` (N,), -1 for none.
+
+    A material's colour counts where the element's own is MuJoCo's default (XML reference, body/geom/rgba).
+    """
     alpha = colors[:, 3].copy()
-    has = materials >= 0
-    alpha[has] *= model.mat_rgba[materials[has], 3]
+    of_material = (materials >= 0) & (colors == np.float32([0.5, 0.5, 0.5, 1.0])).all(axis=1)
+    alpha[of_material] = model.mat_rgba[materials[of_material], 3]
     return alpha > 0

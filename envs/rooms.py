@@ -19,7 +19,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from gqn_rl.cameras import Dome, Fixed, look_at
-from gqn_rl.envs.base import CameraMode, ObservationMode, SceneEnv, check_action, choose, part_of_the_way
+from gqn_rl.envs.base import CameraMode, ObservationMode, SceneEnv, check_action, check_share, choose, part_of_the_way
 from gqn_rl.envs.colors import distinct_hues, rgb
 from gqn_rl.envs.room_model import (
     COMMON_GROUP,
@@ -420,8 +420,7 @@ class RoomFree(_RoomView):
 
     def __init__(self, *, ring: float = 0.0, facing: float = 0.0, **others: Any) -> None:
         for name, probability in (("ring", ring), ("facing", facing)):
-            if not 0 <= probability <= 1:
-                raise ValueError(f"{name} must be from 0 to 1, got {probability!r}")
+            check_share(name, probability)
         self.ring, self.facing = ring, facing
         super().__init__(**others)
 

@@ -9,7 +9,8 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import gymnasium as gym
 import mujoco
@@ -30,6 +31,7 @@ from gqn_rl.commands.train import rig_to_train
 from gqn_rl.config import UserError
 from gqn_rl.data import BlockPlan, RecordConfig, describe_source, load_manifest, set_scene
 from gqn_rl.encoder import GQNEncoder, load_encoder
+from gqn_rl.envs import rig_stage
 from gqn_rl.envs.rig import CameraRig, rig_for
 from gqn_rl.envs.rig_stage import make_inner, simulation
 from gqn_rl.envs.rig_survey import survey
@@ -342,20 +344,76 @@ CAGE = "".join(f'<geom type="box" size=".02 2 2" pos="{x} 0 0"/>' for x in (-0.2
         ("toy/World-v0", {"policy": "nowhere:at_all"}, "policy must be module:function, got 'nowhere:at_all'"),
         ("toy/World-v0", {"radius": -1}, "radius must be above 0"),
         ("toy/World-v0", {"views": 0}, "views must be an integer of at least 1, got 0"),
+        ("toy/World-v0", {"azimuth": 30.0}, r"azimuth must be \(from, to\) in degrees, at most 360 apart, got 30.0"),
+        ("toy/World-v0", {"azimuth": (0, 7200)}, "azimuth must be .* at most 360 apart"),
+        (
+            "toy/World-v0",
+            {"placement": "ring", "radius": (1, 2)},
+            r"placement 'ring' has one radius, .* got \(1.0, 2.0\)",
+        ),
+        ("toy/World-v0", {"placement": "ring", "elevation": (10, 60)}, "placement 'ring' has one elevation"),
+        ("toy/World-v0", {"elevation": "ab"}, r"elevation must be a number or \(low, high\), got 'ab'"),
+        ("toy/World-v0", {"center": "abc"}, "center must be x, y, z in metres, got 'abc'"),
+        ("toy/World-v0", {"fovy": "45"}, "fovy must lie between 0 and 180 degrees, got '45'"),
+        ("toy/World-v0", {"hide": "body:pack"}, "no body 'pack'"),
         (FETCH, {"observe": ["goal"]}, "no numeric part 'goal'; valid: achieved_goal, desired_goal, observation"),
     ],
 )
-def test_what_is_wrong_is_said(env_id: str, kwargs: Mapping[str, Any], words: str) -> None:
+def test_what_is_wrong_is_said_and_nothing_stays_open(
+    env_id: str, kwargs: Mapping[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if env_id in PACKAGES:
         pytest.importorskip(PACKAGES[env_id])
-    with pytest.raises(ValueError, match=words):
-        CameraRig(env_id, **kwargs)
+    made, closed = [], []
+    make = rig_stage.gym.make
+
+    def watched(*args: Any, **more: Any) -> Any:
+        env = make(*args, **more)
+        close = env.close
+        made.append(env)
+        env.close = lambda: (closed.append(env), close())  # type: ignore[method-assign]
+        return env
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rig_stage.gym, "make", watched)
+        with pytest.raises(ValueError, match=words):
+            CameraRig(env_id, **kwargs)
+    assert len(closed) == len(made)
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "shimmy", None)
     with pytest.raises(ValueError, match=r"dm_control/none-v0 is of shimmy .* pip install 'gqn-rl\[robots\]'"):
         rig_for("dm_control/none-v0")
+
+
+def test_an_arc_may_lie_behind() -> None:
+    with rig("toy/World-v0", azimuth=(150, -150)) as env:
+        assert env.dome.azimuth == (150.0, 210.0)
+
+
+def test_a_colour_of_its_own_is_that_of_an_element_whatever_its_material() -> None:
+    """A clear material, and an opaque colour beside it: MuJoCo draws the colour."""
+    clear = '<asset><material name="clear" rgba="0 1 0 0"/></asset>'
+    for geom, drawn in (('rgba="1 0 0 1"', 1), ("", 0)):
+        box = f'<geom type="box" size=".1 .1 .1" material="clear" {geom}/>'
+        floor = '<geom type="plane" size="1 1 1"/>'
+        model = mujoco.MjModel.from_xml_string(f"<mujoco>{clear}<worldbody>{floor}{box}</worldbody></mujoco>")
+        inner = SimpleNamespace(model=model, data=mujoco.MjData(model))
+        stage = rig_stage.Stage(cast(Any, SimpleNamespace(unwrapped=inner)))
+        assert len(stage.visible_places(stage.look())[0]) == drawn  # planes have no place
+
+
+def test_goals_that_are_bodies_are_seen_where_they_are() -> None:
+    pytest.importorskip("gymnasium_robotics")
+    with rig("HandManipulateBlock-v1", views=1) as env:
+        inner: Any = env.inner.unwrapped
+        env.new_scene(np.random.default_rng(0))
+        before, simulated = env.render_view(env.camera_poses[0]), inner.data.qpos.copy()
+        env.draw_factor("goal", np.random.default_rng(1))
+        assert (env.render_view(env.camera_poses[0]) != before).any(axis=-1).sum() > 5
+        np.testing.assert_allclose(env.stage.position("body:target", env.stage.look()), inner.goal[:3], atol=1e-6)
+        assert np.array_equal(inner.data.qpos, simulated)  # the simulation knows nothing of it
 
 
 def go_left(observation: Any, rng: np.random.Generator) -> Any:
