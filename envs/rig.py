@@ -137,7 +137,7 @@ class CameraRig(gym.Env[Any, Any]):
         placement = choose("placement", placement, get_args(Placement))
         self.image_size, self.render_size = size_pair("image_size", image_size), size_pair("render_size", render_size)
         self.views, self._scene_steps = whole("views", views, 1), whole("scene_steps", scene_steps, 0)
-        if not isinstance(fovy, Real) or not 0 < float(fovy) < 180:
+        if not isinstance(fovy, int | float | np.number) or not 0 < float(fovy) < 180:
             raise ValueError(f"fovy must lie between 0 and 180 degrees, got {fovy!r}")
         self.fovy = float(fovy)
         elevations = _pair("elevation", elevation) or ELEVATIONS[placement]

@@ -286,6 +286,6 @@ def _opaque(model: mujoco.MjModel, colors: NDArray[Any], materials: NDArray[Any]
     A material's colour counts where the element's own is MuJoCo's default (XML reference, body/geom/rgba).
     """
     alpha = colors[:, 3].copy()
-    of_material = (materials >= 0) & (colors == np.float32([0.5, 0.5, 0.5, 1.0])).all(axis=1)
+    of_material = (materials >= 0) & (colors == np.array([0.5, 0.5, 0.5, 1.0], np.float32)).all(axis=1)
     alpha[of_material] = model.mat_rgba[materials[of_material], 3]
     return alpha > 0
