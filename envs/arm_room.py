@@ -50,9 +50,8 @@ class Appearance:
         model.geom_matid[self._floor] = self._floor_materials[floor]
         model.geom_matid[self._walls] = self._wall_materials[wall]
         if light:
-            rng.uniform(
-                size=2
-            )  # once a place, which a lamp as far as the sun has not; drawn, so that seeds keep scenes
+            # Once a place for the lamp, which one as far as the sun has not; still drawn, so that seeds keep their scenes.
+            rng.uniform(size=2)
             model.light_diffuse[0] = rng.uniform(0.35, 0.75)
         mujoco.mj_camlight(model, data)
 

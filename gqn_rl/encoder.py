@@ -274,8 +274,9 @@ def check_card(card: Any, source: str | Path) -> None:
         check_camera(card["camera"])
     except UserError as error:
         raise UserError(f"{source} is no encoder's card: {error}") from None
-    if "data" in card and not isinstance(card["data"].get("env"), str):
-        raise UserError(f"{source} is no encoder's card: 'data' names no environment (env)")
+    recipe = card.get("data", {"env": ""})
+    if not isinstance(recipe.get("env"), str) or not isinstance(recipe.get("env_kwargs", {}), dict):
+        raise UserError(f"{source} is no encoder's card: 'data' names no environment (env, env_kwargs)")
 
 
 def _content(tensors: Mapping[str, Tensor]) -> str:
