@@ -50,7 +50,7 @@ class Appearance:
         model.geom_matid[self._floor] = self._floor_materials[floor]
         model.geom_matid[self._walls] = self._wall_materials[wall]
         if light:
-            # Once a place for the lamp, which one as far as the sun has not; still drawn, so that seeds keep their scenes.
+            # Once the place of a lamp that shines alike from everywhere; drawn still, so that seeds keep their scenes.
             rng.uniform(size=2)
             model.light_diffuse[0] = rng.uniform(0.35, 0.75)
         mujoco.mj_camlight(model, data)
