@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from gymnasium import spaces
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 from stable_baselines3 import SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
@@ -37,7 +38,7 @@ from gqn_rl.agents.reporting import describe, film, say, scores
 from gqn_rl.agents.runs import Row, RunFolder
 from gqn_rl.agents.seeding import HELD_OUT, stretch_seeds
 from gqn_rl.agents.tracking import Tracker, TrackingMode, check_tracking
-from gqn_rl.agents.vec_scene import Context, encoder_hash
+from gqn_rl.agents.vec_scene import VIEW_KEYS, Context, encoder_hash
 from gqn_rl.allocator import keep_freed_memory
 from gqn_rl.config import Config, UserError
 from gqn_rl.encoder import GQNEncoder
@@ -109,6 +110,11 @@ class TrainConfig(Config):
     #: What is compared, in tables; None: the encoder's name, ``pixels`` or ``observation``, ``+finetuned`` etc.
     arm: str | None = None
 
+    @field_validator("encoder", mode="before")
+    @classmethod
+    def _none(cls, value: Any) -> Any:
+        return None if isinstance(value, str) and value.lower() in ("none", "null") else value
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.pixels is not None and self.encoder is not None:
@@ -167,6 +173,7 @@ def train(folder: Path, config: TrainConfig, encoder: SceneEncoder | None = None
     with contextlib.ExitStack() as stack:
         venv = make_envs(config, encoder, config.n_envs)
         stack.callback(venv.close)
+        _check_seen(config, venv)
         venv.reset()  # pictures that cannot be rendered are noticed here, before there is a folder
         stack.enter_context(disk_errors(str(folder)))
         stack.enter_context(locked(folder))
@@ -382,6 +389,17 @@ def fresh_model(
         pretrained = {"pretrained": encoder.without_generator()}
         kwargs = {**kwargs, "policy_kwargs": {**kwargs.get("policy_kwargs", {}), **pretrained}}
     return build_model(algorithm, venv, policy=policy, kwargs=kwargs, total_steps=config.total_steps, seed=config.seed)
+
+
+def _check_seen(config: TrainConfig, venv: VecEnv) -> None:
+    """Refuse views that nothing makes sense of: SB3 would flatten pictures and camera poses into one perceptron."""
+    space, arguments = venv.observation_space, config.algorithm.kwargs.get("policy_kwargs") or {}
+    sees = isinstance(space, spaces.Dict) and {*VIEW_KEYS} <= space.spaces.keys()
+    if sees and config.algorithm.policy is None and "features_extractor_class" not in arguments:
+        raise UserError(
+            "the environment shows views, and neither encoder nor pixels says what to make of them; set encoder, or "
+            "pixels.stack=1 for a convolutional policy on the pictures, or env.kwargs.obs_mode=state where there is one"
+        )
 
 
 def _find_checkpoint(run: RunFolder) -> Checkpoint | None:

@@ -157,7 +157,7 @@ def _kinds(annotation: Any) -> set[Any]:
 
 
 def _explain(model: type[BaseModel], detail: Any) -> str:
-    path = ".".join(str(part) for part in detail["loc"]) or "the whole"
+    path = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
         valid = sorted(_fields_at(model, detail["loc"][:-1]))
         close = difflib.get_close_matches(str(detail["loc"][-1]), valid, n=1)
@@ -166,7 +166,8 @@ def _explain(model: type[BaseModel], detail: Any) -> str:
     if detail["type"] == "missing":
         return f"{path!r} is required"
     message = detail["msg"].removeprefix("Value error, ")
-    return f"{path!r} is {detail['input']!r}: {message[:1].lower()}{message[1:]}"
+    message = f"{message[:1].lower()}{message[1:]}"
+    return f"{path!r} is {detail['input']!r}: {message}" if path else message  # of settings that do not go together
 
 
 def _fields_at(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:

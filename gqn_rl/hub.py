@@ -168,7 +168,7 @@ def model_card(card: Mapping[str, Any], reference: Reference, size: int) -> str:
         f"vectors = encoder.encode(images, poses)  # (B, {size}) float32\n"
         "```",
         f"`images` are (B, K, {height}, {width}, 3) uint8, `poses` (B, K, 5) float32. "
-        f"To train a policy on the vectors: `gqn-rl train --encoder {reference}`.",
+        f"To train a policy on the vectors: `gqn-rl train --env {_scenes(card)} --encoder {reference}`.",
         *_section("## What a linear probe reads off it", _probes(card), _judged(card, size)),
         *_section("## Camera", _camera(card["camera"])),
         *_section("## Recipe", _recipe(card), f"All of it is in `{_CARD}`."),
@@ -282,8 +282,14 @@ def _stage(card: Mapping[str, Any], number: int, of: int) -> list[tuple[str, str
     return rows
 
 
+def _scenes(card: Mapping[str, Any]) -> str:
+    """The environment that an encoder knows: in a camera rig, the one inside."""
+    recipe = card.get("data", {})
+    return str(recipe.get("env_kwargs", {}).get("env_id") or recipe.get("env", "ID"))
+
+
 def _limits(card: Mapping[str, Any]) -> str:
-    scenes = f"scenes of `{card['data']['env']}`" if "data" in card else "the scenes that it was trained on"
+    scenes = f"scenes of `{_scenes(card)}`" if "data" in card else "the scenes that it was trained on"
     return (
         f"- It knows {scenes}, as the recording drew them, and no others.\n"
         "- Images need the size and the field of view above: `encoder.check` refuses others, and warns of another "

@@ -24,13 +24,13 @@ from gymnasium import spaces
 from test_probes import Spot
 
 from gqn_rl import CAMERA_RIG
-from gqn_rl.agents.build import find_env, resolve_algorithm
+from gqn_rl.agents.build import check_algorithm_kwargs, find_env, resolve_algorithm
 from gqn_rl.agents.runs import RunFolder
 from gqn_rl.agents.training import TrainConfig, make_envs, train
 from gqn_rl.cli import COMMANDS, main
 from gqn_rl.commands.configurations import configs_folder, find_config
-from gqn_rl.commands.train import warn_of_other_scenes
-from gqn_rl.config import UserError
+from gqn_rl.commands.train import arguments_kept, warn_of_other_scenes
+from gqn_rl.config import UserError, read_yaml
 from gqn_rl.data import CHUNK, missing_chunks
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -173,6 +173,9 @@ def test_corrupt_checkpoint_is_one_line(cli: Cli, stopped_run: Path, tmp_path: P
         (["--set", "wandb=maybe"], ["'wandb'", "'offline', 'online' or 'disabled'"]),
         (["--set", "algorithm.id=SACK"], ["unknown algorithm 'SACK'", "SAC, TD3, PPO"]),
         (["--set", "algorithm.kwargs.gama=0.9"], ["SAC takes no argument 'gama'", "did you mean 'gamma'"]),
+        (["--encoder", "none"], ["the environment shows views, and neither encoder nor pixels", "pixels.stack=1"]),
+        (["--set", "encoder=none"], ["the environment shows views, and neither encoder nor pixels"]),
+        (["--set", "pixels.stack=1"], ["toy.yaml: with pixels there is no encoder: leave out encoder"]),
         (["--set", "env.kwargs.speed=9"], ["takes no argument 'speed'", "obs_mode"]),
         (["evaluate", "nowhere"], ["nowhere holds no run"]),
     ],
@@ -185,7 +188,7 @@ def test_bad_input_is_named(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    if arguments[0] == "--set":
+    if arguments[0] in ("--set", "--encoder"):
         arguments = ["train", str(write_config(tmp_path / "toy.yaml")), *arguments]
     assert main(arguments) == 2
     error = capsys.readouterr().err
@@ -315,6 +318,47 @@ def test_an_encoder_of_other_scenes_is_warned_of(
         else:
             assert f"warning: encoder mine was pretrained {warned}" in error
             assert len(error.splitlines()) == 1
+
+
+def test_other_cameras_than_a_rig_s_own_are_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    recorded = {"env_id": "Reacher-v5", "placement": "ring", "fovy": 45.0}
+    carded = Carded(env=CAMERA_RIG, env_kwargs=recorded)
+    for kwargs, warned in (({"placement": "ring"}, False), ({}, True)):
+        env = {"id": CAMERA_RIG, "kwargs": {"env_id": "Reacher-v5", **kwargs}}
+        config = TrainConfig.from_mapping({"env": env, "encoder": "mine", "total_steps": 1})
+        warn_of_other_scenes(config, carded)
+        said = (
+            "warning: encoder mine was pretrained in a camera rig with placement=ring, which env.kwargs does not say\n"
+        )
+        assert capsys.readouterr().err == (said if warned else "")
+
+
+@pytest.mark.parametrize(
+    ("name", "gone"),
+    [
+        ("PPO", {"ent_coef"}),
+        ("A2C", {"ent_coef", "batch_size"}),
+        ("TD3", {"ent_coef"}),
+        ("DQN", {"ent_coef"}),
+        ("sb3_contrib:TQC", set()),
+        ("sb3_contrib:RecurrentPPO", {"ent_coef"}),
+    ],
+)
+def test_another_algorithm_keeps_the_arguments_that_it_takes(
+    name: str, gone: set[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    if ":" in name:
+        pytest.importorskip(name.partition(":")[0])
+    configured = read_yaml(find_config("arm_reach"))
+    told = configured["algorithm"]["kwargs"]
+    kept = arguments_kept(configured, {"algorithm.id": name})
+    assert kept == {"algorithm.kwargs": {key: value for key, value in told.items() if key not in gone}}
+    check_algorithm_kwargs(resolve_algorithm(name), kept["algorithm.kwargs"])
+    notes = capsys.readouterr().err.splitlines()
+    assert {note.split()[1].partition("=")[0] for note in notes} == gone
+    arguments_kept(configured, {"algorithm.id": name, **{f"algorithm.kwargs.{key}": 0.1 for key in gone}})
+    assert capsys.readouterr().err == ""  # what is said for it is nobody else's
+    assert arguments_kept(configured, {"algorithm.id": "SAC"}) == arguments_kept(configured, {}) == {}
 
 
 def test_the_warning_comes_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

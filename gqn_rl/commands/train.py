@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import re
 import sys
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from gqn_rl import CAMERA_RIG
 from gqn_rl.commands.configurations import find_config
 from gqn_rl.commands.options import add_overrides
 from gqn_rl.commands.scenes import check_one_env, rig_factors
-from gqn_rl.config import parse_override, read_yaml
+from gqn_rl.config import UserError, parse_override, read_yaml
 
 if TYPE_CHECKING:
     from gqn_rl.agents.training import TrainConfig
@@ -70,6 +71,7 @@ def run(options: argparse.Namespace) -> None:
     if options.seed is not None:
         overrides["seed"] = options.seed
     overrides.update(parse_override(text) for text in options.overrides)
+    overrides = {**arguments_kept(configured, overrides), **overrides}
 
     from gqn_rl.agents.training import TrainConfig, train
     from gqn_rl.encoder import load_encoder
@@ -81,6 +83,29 @@ def run(options: argparse.Namespace) -> None:
         config = TrainConfig.from_yaml(path, {**overrides, **rigged})
     warn_of_other_scenes(config, encoder)
     train(options.out or Path("runs") / f"{name}-seed{config.seed}", config, encoder)
+
+
+def arguments_kept(configured: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the configured algorithm's arguments stays, as an override, where ``overrides`` name another algorithm.
+
+    Those that it does not take, or takes otherwise, were chosen for the configuration's own; it is said that they go.
+    """
+    from gqn_rl.agents.build import check_algorithm_kwargs, resolve_algorithm
+
+    chosen, before = overrides.get("algorithm.id"), configured.get("algorithm")
+    if not isinstance(chosen, str) or not isinstance(before, dict) or chosen == before.get("id"):
+        return {}
+    algorithm, kept = resolve_algorithm(chosen), {}
+    for name, value in (before.get("kwargs") or {}).items():
+        try:
+            check_algorithm_kwargs(algorithm, {name: value})
+        except UserError:
+            if f"algorithm.kwargs.{name}" not in overrides and "algorithm.kwargs" not in overrides:
+                was = before.get("id", "SAC")
+                print(f"note: {name}={value} was for {was}; {algorithm.__name__} goes by its default", file=sys.stderr)
+        else:
+            kept[name] = value
+    return {"algorithm.kwargs": kept}
 
 
 def rig_to_train(config: TrainConfig, encoder: SceneEncoder | None) -> dict[str, Any] | None:
@@ -99,13 +124,30 @@ def rig_to_train(config: TrainConfig, encoder: SceneEncoder | None) -> dict[str,
 
 
 def warn_of_other_scenes(config: TrainConfig, encoder: SceneEncoder | None) -> None:
-    """Say so if the card of ``encoder`` tells that it knows another environment than that of ``config``."""
+    """Say so if ``encoder``, by its card, knows another environment than that of ``config``, or other cameras.
+
+    The latter of a camera rig that a configuration names itself: ``--env`` takes over what the encoder's was.
+    """
     from gqn_rl.encoder import UNTRAINED
 
     recipe = (getattr(encoder, "card", None) or {}).get("data") or {}
     recorded = _photographed(recipe.get("env"), recipe.get("env_kwargs") or {})
     here = _photographed(config.env.id, config.env.kwargs)
     if recorded is None or here is None or (config.encoder or "").startswith(UNTRAINED):
+        return
+    if recorded == here and config.env.id == recipe["env"] == CAMERA_RIG:
+        from gqn_rl.envs.rig import CameraRig
+
+        defaults = {name: parameter.default for name, parameter in inspect.signature(CameraRig).parameters.items()}
+        told = {**defaults, **config.env.kwargs}
+        if other := [
+            f"{key}={value}" for key, value in (recipe.get("env_kwargs") or {}).items() if told.get(key) != value
+        ]:
+            print(
+                f"warning: encoder {config.encoder} was pretrained in a camera rig with {', '.join(other)}, which "
+                "env.kwargs does not say",
+                file=sys.stderr,
+            )
         return
     scenes = {_scenes_of(recorded), _scenes_of(here)}
     if len(scenes) > 1 and not any(scenes <= same for same in SAME_SCENES):
