@@ -129,8 +129,8 @@ class MazeExplore(Walker):
         self.task: Task = choose("task", task, get_args(Task))
         self.layouts: Layouts = choose("layouts", layouts, get_args(Layouts))
         self.size = int(choose("size", size, SIZES))
-        for name, share in (("map_share", map_share), ("dome_share", dome_share)):
-            check_share(name, share)
+        check_share("map_share", map_share)
+        check_share("dome_share", dome_share)
         if map_share + dome_share > 1:
             raise ValueError(f"map_share + dome_share must be at most 1, got {map_share} + {dome_share}")
         self.map_share, self.dome_share = map_share, dome_share

@@ -14,7 +14,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from gqn_rl.cameras import CONVENTION, Dome
-from gqn_rl.envs.base import FOVY, CameraMode, as_names, choose, size_pair, whole
+from gqn_rl.envs.base import FOVY, CameraMode, as_names, choose, part_of_the_way, size_pair, whole
 from gqn_rl.envs.renderer import DETAILED, SMOOTH, renderer_version
 from gqn_rl.envs.rig_known import known
 from gqn_rl.envs.rig_stage import Stage, StageRenderer, import_plugin, make_inner, simulation
@@ -39,8 +39,6 @@ ELEVATIONS: Final[Mapping[str, tuple[float, float]]] = {"dome": (20.0, 60.0), "r
 GOAL_KEYS: Final = ("achieved_goal", "desired_goal")
 #: Steps that a perturbed robot goes on for, at most.
 PERTURBING_STEPS: Final = 4
-#: The least part of the way to another goal that a perturbed goal moves; ArmReach's targets' too.
-SMALLEST_MOVE: Final = 0.3
 #: What tells the cameras' random numbers from the environment's, which begin from the same seed.
 _CAMERAS: Final = 0xCA3E7A
 
@@ -358,8 +356,7 @@ class CameraRig(gym.Env[Any, Any]):
         choose("factor", factor, self.scene_factors)
         if factor == "goal":
             before = self._goal()
-            part = np.exp(rng.uniform(np.log(SMALLEST_MOVE), 0.0))
-            self._set_goal(before + part * (self._draw_goal(rng) - before))
+            self._set_goal(before + part_of_the_way(rng) * (self._draw_goal(rng) - before))
         else:
             steps = int(rng.integers(1, PERTURBING_STEPS + 1))
             *_, self._observation = go_on(self.inner, self._policy, self._observation, rng, steps)

@@ -419,8 +419,8 @@ class RoomFree(_RoomView):
     action_size = 3
 
     def __init__(self, *, ring: float = 0.0, facing: float = 0.0, **others: Any) -> None:
-        for name, probability in (("ring", ring), ("facing", facing)):
-            check_share(name, probability)
+        check_share("ring", ring)
+        check_share("facing", facing)
         self.ring, self.facing = ring, facing
         super().__init__(**others)
 

@@ -221,7 +221,7 @@ class GQNEncoder(nn.Module):
         """
         weights_path, card_path = _locate(str(name))
         card = read_json(card_path)
-        check_card(card, card_path)
+        _check_card(card, card_path)
         try:
             tensors = safetensors.torch.load_file(weights_path)
         except (safetensors.SafetensorError, OSError) as error:
@@ -262,7 +262,7 @@ def _principal(vectors: Tensor, size: int) -> Tensor:
     return (directions * largest.sign())[:size].T / rms
 
 
-def check_card(card: Any, source: str | Path) -> None:
+def _check_card(card: Any, source: str | Path) -> None:
     """Raise :class:`UserError` unless ``card``, read from ``source``, has what an encoder is used by."""
     missing = [key for key in ("camera", "model") if not isinstance(card, dict) or key not in card]
     if missing:
