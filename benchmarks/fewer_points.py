@@ -12,8 +12,8 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from gqn_rl.data import BlockPlan, look, set_scene, stack
 from gqn_rl.encoder import GQNEncoder
+from gqn_rl.probes import INSIDE, ProbePlan, photograph
 from gqn_rl.types import SceneSource, Views
 
 #: Scenes, of two views each, over which points move; their seed is neither a recording's nor an evaluation's.
@@ -38,10 +38,7 @@ def _views() -> Views:
     env = gym.make("gqn_rl:gqn_rl/ArmReach-v0")
     source = env.unwrapped
     assert isinstance(source, SceneSource)
-    seen = []
-    for scene in range(SCENES):
-        set_scene(source, BlockPlan(), SEED, scene)
-        rng = np.random.default_rng([SEED, scene, 1])
-        seen.append(look(source, [source.sample_pose(rng) for _ in range(2)]))
+    plan = ProbePlan(SEED, SCENES, {INSIDE: source.sample_pose})
+    images, poses = zip(*(shots.views[INSIDE] for shots in photograph(source, plan, lambda frames: None)), strict=True)
     env.close()
-    return stack(seen)
+    return Views(np.concatenate(images)[:, :2], np.concatenate(poses)[:, :2])
