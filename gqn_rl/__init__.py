@@ -7,7 +7,9 @@ inside this package in a wheel. Importing ``gqn_rl`` registers the environments 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -28,6 +30,11 @@ _ENVS = {
 }
 #: Cameras for an environment that has none, which itself says when an episode ends.
 CAMERA_RIG = "gqn_rl/CameraRig-v0"
+
+
+def photographed(env_id: str | None, kwargs: Mapping[str, Any]) -> str | None:
+    """The environment itself, where ``env_id`` is a rig around it."""
+    return kwargs.get("env_id") if env_id == CAMERA_RIG else env_id
 
 
 def register_envs() -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import yaml
 
-from gqn_rl import __version__
+from gqn_rl import __version__, photographed
 from gqn_rl.config import UserError
 from gqn_rl.files import read_json
 
@@ -285,7 +285,7 @@ def _stage(card: Mapping[str, Any], number: int, of: int) -> list[tuple[str, str
 def _scenes(card: Mapping[str, Any]) -> str:
     """The environment that an encoder knows: in a camera rig, the one inside."""
     recipe = card.get("data", {})
-    return str(recipe.get("env_kwargs", {}).get("env_id") or recipe.get("env", "ID"))
+    return photographed(recipe.get("env"), recipe.get("env_kwargs", {})) or "ID"
 
 
 def _limits(card: Mapping[str, Any]) -> str:

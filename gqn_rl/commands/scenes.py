@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from gqn_rl import CAMERA_RIG
+from gqn_rl import CAMERA_RIG, photographed
 from gqn_rl.cameras import check_camera
 from gqn_rl.config import UserError, flatten
 
@@ -70,8 +70,7 @@ def scenes_to_probe(options: argparse.Namespace, card: Mapping[str, Any]) -> tup
 
 def _asks_for(recipe: Mapping[str, Any], env_id: str | None) -> bool:
     """Whether ``env_id``, if it is said, is what the ``recipe`` recorded, itself or in a camera rig."""
-    inner = recipe.get("env_kwargs", {}).get("env_id") if recipe["env"] == CAMERA_RIG else None
-    return env_id in (None, recipe["env"]) or (inner is not None and env_id == inner)
+    return env_id in (None, recipe["env"], photographed(recipe["env"], recipe.get("env_kwargs", {})))
 
 
 def _check_trust(options: argparse.Namespace, recipe: Mapping[str, Any]) -> None:

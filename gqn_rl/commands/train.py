@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from gqn_rl import CAMERA_RIG
+from gqn_rl import CAMERA_RIG, photographed
 from gqn_rl.commands.configurations import find_config
 from gqn_rl.commands.options import add_overrides
 from gqn_rl.commands.scenes import check_one_env, rig_factors
@@ -131,8 +131,8 @@ def warn_of_other_scenes(config: TrainConfig, encoder: SceneEncoder | None) -> N
     from gqn_rl.encoder import UNTRAINED
 
     recipe = (getattr(encoder, "card", None) or {}).get("data") or {}
-    recorded = _photographed(recipe.get("env"), recipe.get("env_kwargs") or {})
-    here = _photographed(config.env.id, config.env.kwargs)
+    recorded = photographed(recipe.get("env"), recipe.get("env_kwargs") or {})
+    here = photographed(config.env.id, config.env.kwargs)
     if recorded is None or here is None or (config.encoder or "").startswith(UNTRAINED):
         return
     if recorded == here and config.env.id == recipe["env"] == CAMERA_RIG:
@@ -156,11 +156,6 @@ def warn_of_other_scenes(config: TrainConfig, encoder: SceneEncoder | None) -> N
             f"to pretrain one there, begin with: gqn-rl record --env {here} --out DIR",
             file=sys.stderr,
         )
-
-
-def _photographed(env_id: str | None, kwargs: Mapping[str, Any]) -> str | None:
-    """The environment itself, where ``env_id`` is a rig around it."""
-    return kwargs.get("env_id") if env_id == CAMERA_RIG else env_id
 
 
 def _scenes_of(env_id: str) -> str:
