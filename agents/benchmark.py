@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
@@ -31,12 +31,14 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from gqn_rl.agents.build import check_algorithm_kwargs, resolve_algorithm
 from gqn_rl.agents.checkpoints import has_replay, replay_buffer
 from gqn_rl.agents.runs import RunFolder
-from gqn_rl.agents.training import TrainConfig, check_episodes_end, fresh_model, make_envs
+from gqn_rl.agents.training import TrainConfig, check_episodes_end, check_seen, fresh_model, make_envs
 from gqn_rl.agents.vec_scene import encoder_hash
 from gqn_rl.config import Config, UserError, read_yaml
 from gqn_rl.encoder import UNTRAINED, load_encoder
 from gqn_rl.types import SceneEncoder
 
+#: Is shown a configuration and its encoder before anything runs.
+Notice = Callable[[TrainConfig, SceneEncoder | None], None]
 #: Of a task or an arm: it becomes part of file names.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
@@ -149,18 +151,19 @@ class ArmFacts:
     pretraining_cpu_s: float | None  #: of that, seconds by the clock times threads
 
 
-def check(jobs: Iterable[Job]) -> dict[tuple[str, str], ArmFacts]:
+def check(jobs: Iterable[Job], notice: Notice = lambda config, encoder: None) -> dict[tuple[str, str], ArmFacts]:
     """Build what each arm needs once, and compare its runs with what is in their folders.
 
-    Returns facts by (task, arm). Raises :class:`UserError`, with the arm's name, for whatever would stop it: an
-    environment, encoder or algorithm that cannot be had, and a folder with another run.
+    ``notice`` is shown each arm's configuration and encoder. Returns facts by (task, arm). Raises
+    :class:`UserError`, with the arm's name, for whatever would stop it: an environment, encoder or algorithm that
+    cannot be had, and a folder with another run.
     """
     facts: dict[tuple[str, str], ArmFacts] = {}
     for job in jobs:
         key = (str(job.config.task), str(job.config.arm))
         try:
             if key not in facts:
-                facts[key] = _examine(job.config)
+                facts[key] = _examine(job.config, notice)
             if job.run.config.exists():
                 job.run.check_same(job.config, facts[key].encoder_hash)
         except UserError as error:
@@ -173,13 +176,15 @@ def reworded(error: UserError) -> str:
     return str(error).replace("another --out", "another --runs")
 
 
-def _examine(config: TrainConfig) -> ArmFacts:
+def _examine(config: TrainConfig, notice: Notice) -> ArmFacts:
     algorithm = resolve_algorithm(config.algorithm.id)
     check_algorithm_kwargs(algorithm, config.algorithm.kwargs)
     check_episodes_end(config)
     encoder = load_encoder(config.encoder) if config.encoder is not None else None
+    notice(config, encoder)
     venv = make_envs(config, encoder, config.n_envs)
     try:
+        check_seen(config, venv)
         model = fresh_model(algorithm, config, venv, encoder)
         shown = venv.unwrapped.observation_space
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from gymnasium import spaces
@@ -14,7 +14,11 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from gqn_rl.agents.seeding import HELD_OUT, own_randomness
+from gqn_rl.config import UserError
 
+#: Steps after which an episode counts as one without an end. The longest of common use are Atari's: Gymnasium ends them
+#: after 108,000 frames, four to a step.
+LONGEST: Final = 30_000
 #: A batch of observations, and which of them begin an episode (n,), to a batch of actions.
 Policy = Callable[[Any, NDArray[np.bool_]], NDArray[Any]]
 
@@ -69,6 +73,9 @@ def evaluate(
     For a policy that goes by observations alone, the result does not depend on how many environments ``venv`` has, but
     for the rounding of batched arithmetic. The process's generators are left as they were. ``check_stop`` is called
     before every step and may raise.
+
+    Raises:
+        UserError: an episode does not end, or its rewards sum up to no finite number.
     """
     returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
     successes, distances = np.full(episodes, np.nan), np.full(episodes, np.nan)
@@ -89,6 +96,17 @@ def evaluate(
                         successes[first + index] = infos[index].get("is_success", np.nan)
                         distances[first + index] = infos[index].get("distance", np.nan)
                 running &= ~dones
+                if lengths[first : first + venv.num_envs].max() >= LONGEST and running.any():
+                    raise UserError(
+                        f"an episode has not ended after {LONGEST:,} steps; give the environment max_episode_steps "
+                        "where it is registered"
+                    )
+    if not np.isfinite(returns).all():
+        worst = int(np.flatnonzero(~np.isfinite(returns))[0])
+        raise UserError(
+            f"the environment's rewards are not finite: those of the episode with seed {HELD_OUT + first_seed + worst} "
+            f"sum up to {returns[worst]}"
+        )
     return Evaluation(returns, lengths, successes, distances)
 
 

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Annotated, Any, Final, Self
 
 import torch
 from gymnasium import spaces
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 from stable_baselines3 import SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
@@ -40,7 +40,7 @@ from gqn_rl.agents.seeding import HELD_OUT, stretch_seeds
 from gqn_rl.agents.tracking import Tracker, TrackingMode, check_tracking
 from gqn_rl.agents.vec_scene import VIEW_KEYS, Context, encoder_hash
 from gqn_rl.allocator import keep_freed_memory
-from gqn_rl.config import Config, UserError
+from gqn_rl.config import Config, UserError, none_where_said
 from gqn_rl.encoder import GQNEncoder
 from gqn_rl.files import disk_errors, locked, read_json, write_bytes, write_json
 from gqn_rl.types import SceneEncoder
@@ -87,7 +87,8 @@ class TrainConfig(Config):
     """One training run."""
 
     env: EnvConfig
-    encoder: str | None = None  #: a name, a path, or ``module:Class``; None: the policy sees the observation itself
+    #: A name, a path, or ``module:Class``; None: the policy sees the observation itself.
+    encoder: Annotated[str | None, BeforeValidator(none_where_said)] = None
     #: The policy trains the encoder on, which is then a part of it. It and the replay buffer, which holds pictures, are
     #: those of :mod:`gqn_rl.agents.drq`.
     finetune: bool = False
@@ -109,11 +110,6 @@ class TrainConfig(Config):
     task: str | None = None  #: this run's name in tables; None: the environment's id
     #: What is compared, in tables; None: the encoder's name, ``pixels`` or ``observation``, ``+finetuned`` etc.
     arm: str | None = None
-
-    @field_validator("encoder", mode="before")
-    @classmethod
-    def _none(cls, value: Any) -> Any:
-        return None if isinstance(value, str) and value.lower() in ("none", "null") else value
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -173,7 +169,7 @@ def train(folder: Path, config: TrainConfig, encoder: SceneEncoder | None = None
     with contextlib.ExitStack() as stack:
         venv = make_envs(config, encoder, config.n_envs)
         stack.callback(venv.close)
-        _check_seen(config, venv)
+        check_seen(config, venv)
         venv.reset()  # pictures that cannot be rendered are noticed here, before there is a folder
         stack.enter_context(disk_errors(str(folder)))
         stack.enter_context(locked(folder))
@@ -340,6 +336,20 @@ def check_episodes_end(config: TrainConfig) -> None:
         )
 
 
+def check_seen(config: TrainConfig, venv: VecEnv) -> None:
+    """Raise :class:`UserError` for views that nothing makes sense of.
+
+    SB3 would flatten pictures and camera poses into one perceptron.
+    """
+    space, arguments = venv.observation_space, config.algorithm.kwargs.get("policy_kwargs") or {}
+    sees = isinstance(space, spaces.Dict) and {*VIEW_KEYS} <= space.spaces.keys()
+    if sees and config.algorithm.policy is None and "features_extractor_class" not in arguments:
+        raise UserError(
+            "the environment shows views, and neither encoder nor pixels says what to make of them; set encoder, or "
+            "pixels.stack=1 for a convolutional policy on the pictures, or env.kwargs.obs_mode=state where there is one"
+        )
+
+
 def make_envs(
     config: TrainConfig, encoder: SceneEncoder | None, n_envs: int, through: Callable[[VecEnv], VecEnv] | None = None
 ) -> VecEnv:
@@ -389,17 +399,6 @@ def fresh_model(
         pretrained = {"pretrained": encoder.without_generator()}
         kwargs = {**kwargs, "policy_kwargs": {**kwargs.get("policy_kwargs", {}), **pretrained}}
     return build_model(algorithm, venv, policy=policy, kwargs=kwargs, total_steps=config.total_steps, seed=config.seed)
-
-
-def _check_seen(config: TrainConfig, venv: VecEnv) -> None:
-    """Refuse views that nothing makes sense of: SB3 would flatten pictures and camera poses into one perceptron."""
-    space, arguments = venv.observation_space, config.algorithm.kwargs.get("policy_kwargs") or {}
-    sees = isinstance(space, spaces.Dict) and {*VIEW_KEYS} <= space.spaces.keys()
-    if sees and config.algorithm.policy is None and "features_extractor_class" not in arguments:
-        raise UserError(
-            "the environment shows views, and neither encoder nor pixels says what to make of them; set encoder, or "
-            "pixels.stack=1 for a convolutional policy on the pictures, or env.kwargs.obs_mode=state where there is one"
-        )
 
 
 def _find_checkpoint(run: RunFolder) -> Checkpoint | None:

@@ -48,9 +48,14 @@ def as_names(value: str | Iterable[str]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
 
 
+def is_whole(value: Any) -> bool:
+    """Whether ``value`` is an integer, of Python or NumPy, and no bool."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
 def whole(name: str, value: Any, least: int) -> int:
     """``value`` as an integer; raises ``ValueError`` unless it is one, no bool, of at least ``least``."""
-    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
+    if not is_whole(value) or value < least:
         raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
     return int(value)
 
@@ -81,8 +86,7 @@ def check_action(space: spaces.Space[Any], action: Any) -> None:
 def size_pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
     """``64`` or ``(height, width)`` as a pair; raises ``ValueError`` unless both are at least 1."""
     pair = tuple(value) if isinstance(value, Iterable) else (value, value)
-    numbers = all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n >= 1 for n in pair)
-    if len(pair) != 2 or not numbers:
+    if len(pair) != 2 or not all(is_whole(n) and n >= 1 for n in pair):
         raise ValueError(f"{name} must be a positive integer or (height, width), got {value!r}")
     return int(pair[0]), int(pair[1])
 

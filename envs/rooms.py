@@ -19,7 +19,16 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from gqn_rl.cameras import Dome, Fixed, look_at
-from gqn_rl.envs.base import CameraMode, ObservationMode, SceneEnv, check_action, check_share, choose, part_of_the_way
+from gqn_rl.envs.base import (
+    CameraMode,
+    ObservationMode,
+    SceneEnv,
+    check_action,
+    check_share,
+    choose,
+    is_whole,
+    part_of_the_way,
+)
 from gqn_rl.envs.colors import distinct_hues, rgb
 from gqn_rl.envs.room_model import (
     COMMON_GROUP,
@@ -463,8 +472,7 @@ def free_place(room: Room, rng: np.random.Generator, margin: float) -> NDArray[n
 
 def _count_range(objects: Sequence[int]) -> tuple[int, int]:
     pair = tuple(objects) if isinstance(objects, Sequence) and not isinstance(objects, str) else ()
-    whole = all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) for n in pair)
-    if len(pair) != 2 or not whole or not 1 <= pair[0] <= pair[1] <= SLOTS:
+    if len(pair) != 2 or not all(is_whole(n) for n in pair) or not 1 <= pair[0] <= pair[1] <= SLOTS:
         raise ValueError(f"objects must be (fewest, most) with 1 <= fewest <= most <= {SLOTS}, got {objects!r}")
     return int(pair[0]), int(pair[1])
 

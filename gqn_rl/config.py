@@ -118,6 +118,11 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return values
 
 
+def none_where_said(value: Any) -> Any:
+    """None where ``value`` is the word ``none`` or ``null``, as people write it on a command line; else ``value``."""
+    return None if isinstance(value, str) and value.lower() in ("none", "null") else value
+
+
 def set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
     """Set ``values["a"]["b"] = value`` for key ``"a.b"``, making the mappings between where they are missing."""
     *parents, last = key.split(".")

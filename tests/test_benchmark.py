@@ -32,6 +32,7 @@ from gqn_rl.commands.configurations import configs_folder
 from gqn_rl.config import UserError, read_yaml
 from gqn_rl.encoder import load_encoder
 from gqn_rl.results import read_results
+from gqn_rl.types import SceneEncoder
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 SHIPPED = sorted((configs_folder() / "benchmark").glob("*.yaml"))
@@ -145,12 +146,22 @@ def test_mistakes_on_the_command_line_are_one_line(tmp_path: Path, capsys: pytes
         ({"algorithm": {"kwargs": {"gama": 1}}}, "did you mean 'gamma'"),
         ({"algorithm": {"kwargs": {"learning_rate": "fast"}}}, "learning_rate"),
         ({"env": {"kwargs": {"obs_mode": "vews"}}}, "obs_mode must be one of"),
+        ({"env": {"kwargs": {"obs_mode": "views"}}}, "neither encoder nor pixels says what to make of them"),
     ],
 )
 def test_what_would_stop_an_arm_is_said_before_any_run(change: dict[str, Any], words: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="task 'toy', arm 'gqn'") as error:
         check(toy_jobs(tmp_path, arms={"state": TOLD, "gqn": change}))
     assert words in str(error.value)
+
+
+def test_an_arm_is_shown_once_with_the_encoder_that_it_runs_with(tmp_path: Path) -> None:
+    shown: list[tuple[str | None, SceneEncoder | None]] = []
+    jobs = toy_jobs(tmp_path, seeds=(0, 1))
+    check(jobs, notice=lambda config, encoder: shown.append((config.arm, encoder)))
+    assert [arm for arm, _ in shown] == ["state", "gqn"]
+    assert shown[0][1] is None
+    assert isinstance(shown[1][1], SceneEncoder)
 
 
 # The shipped grids --------------------------------------------------------------------------------------------

@@ -359,6 +359,9 @@ def test_another_algorithm_keeps_the_arguments_that_it_takes(
     arguments_kept(configured, {"algorithm.id": name, **{f"algorithm.kwargs.{key}": 0.1 for key in gone}})
     assert capsys.readouterr().err == ""  # what is said for it is nobody else's
     assert arguments_kept(configured, {"algorithm.id": "SAC"}) == arguments_kept(configured, {}) == {}
+    unsaid = {"algorithm": {"kwargs": told}}  # SAC, by default
+    assert arguments_kept(unsaid, {"algorithm.id": "SAC"}) == {}
+    assert arguments_kept(unsaid, {"algorithm.id": name}) == kept
 
 
 def test_the_warning_comes_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -424,6 +427,15 @@ class MeanColors:
         return images.float().mean(dim=(1, 2, 3)) / 255
 
 
+class LongColors(MeanColors):
+    """One with more numbers than few scenes tell apart."""
+
+    size = 6
+
+    def encode(self, images: torch.Tensor, poses: torch.Tensor) -> torch.Tensor:
+        return super().encode(images, poses).repeat(1, 2)
+
+
 class Painted(Spot, gym.Env):
     """A scene source of one's own, without a dome."""
 
@@ -445,7 +457,10 @@ def test_probe_takes_an_encoder_and_scenes_of_ones_own(tmp_path: Path, capsys: p
     shown = capsys.readouterr().out
     for words in ("red", "cameras inside only", "no unseen views drawn: test_cli:MeanColors has no GQN"):
         assert words in shown
+    assert "fit the probe" not in shown
     assert not list(tmp_path.iterdir())
+    assert main(["probe", "test_cli:LongColors", *command[2:5], "8"]) == 0
+    assert "note: 4 scenes fit the probe of a vector of 6 numbers; with more --scenes" in capsys.readouterr().out
     out = tmp_path / "probe"
     assert main([*command, "--out", str(out)]) == 0
     assert {path.name for path in out.iterdir()} == {".lock", "probe.csv", "probe_errors.png", "probe.json"}

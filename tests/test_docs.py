@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -12,11 +13,14 @@ import pytest
 from conftest import cli_environment
 
 from gqn_rl import cli
+from gqn_rl.agents.benchmark import expand
+from gqn_rl.agents.training import TrainConfig
+from gqn_rl.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
     *("README.md", "docs/camera_rig.md", "docs/imagination.md"),
-    *("docs/own_encoder.md", "docs/own_environment.md", "docs/pretraining.md"),
+    *("docs/benchmark.md", "docs/training.md", "docs/own_encoder.md", "docs/own_environment.md", "docs/pretraining.md"),
     *("benchmarks/README.md", "examples/own_env/README.md"),
 ]
 
@@ -67,3 +71,38 @@ def test_own_environment_as_a_new_user_would(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     assert (tmp_path / "runs" / "disc" / "final_model.zip").exists()
+    (use,) = _python_blocks("docs/training.md")
+    for ours, theirs in (("arm-reach", "encoders/disc"), ("runs/arm_reach-seed0", "runs/disc")):
+        assert f'"{ours}"' in use
+        use = use.replace(f'"{ours}"', f'"{theirs}"')
+    (tmp_path / "use.py").write_text(use + "assert dones.shape == (1,)")
+    subprocess.run([sys.executable, "use.py"], cwd=tmp_path, env=cli_environment(), timeout=300, check=True)
+
+
+def _keys(model: type[Config], prefix: str = "") -> dict[str, str]:
+    """What of ``model`` can be set, by dotted name: its default as YAML, nothing where it has none."""
+    keys: dict[str, str] = {}
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Config):
+            keys |= _keys(field.annotation, f"{prefix}{name}.")
+        else:
+            default = field.get_default(call_default_factory=True)
+            keys[prefix + name] = "" if field.is_required() else f"`{json.dumps(default)}`".replace('"', "")
+    return keys
+
+
+def test_every_key_of_a_run_is_explained_with_its_default() -> None:
+    rows = re.findall(r"^\| `([a-z_.]+)` \| ([^|]*?) ?\| ", (ROOT / "docs/training.md").read_text(), re.MULTILINE)
+    assert dict(rows) == _keys(TrainConfig)
+    assert len(dict(rows)) == len(rows)
+
+
+def test_the_grid_to_copy_is_one(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/benchmark.md").read_text(), re.DOTALL)
+    path = tmp_path / "my_task.yaml"
+    path.write_text(text)
+    jobs = expand([path], (0, 1), tmp_path / "runs", tmp_path / "results")
+    assert [job.name for job in jobs[4:]] == [
+        f"my_task/{arm}-seed1" for arm in ("state", "gqn", "pixels_aug", "pixels")
+    ]
+    assert {job.config.env.kwargs["env_id"] for job in jobs} == {"my_pkg:MyEnv-v0"}

@@ -91,6 +91,39 @@ def test_environment_that_says_nothing_of_success_scores_nan() -> None:
     }
 
 
+class Counting(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
+    """Rewards step i by ``rewards[i]``, and ends with the last of them, if at all."""
+
+    observation_space = action_space = spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, rewards: list[float], *, ends: bool = True) -> None:
+        self.rewards, self.ends, self.steps = rewards, ends, 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        reward = self.rewards[self.steps % len(self.rewards)]
+        self.steps += 1
+        return np.zeros(1, np.float32), reward, self.ends and self.steps == len(self.rewards), False, {}
+
+
+def test_an_episode_without_end_and_rewards_without_a_sum_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def outcome(*rewards: float, ends: bool = True) -> Evaluation:
+        venv = DummyVecEnv([lambda: Counting(list(rewards), ends=ends), lambda: Counting([0.0, 0.0])])
+        return evaluate(uniform_random(venv.action_space, 2, seed=0), venv, 2, first_seed=7)
+
+    for wrong in (math.nan, math.inf):
+        with pytest.raises(UserError, match=f"not finite: those .* seed {HELD_OUT + 7} sum up to {wrong}$"):
+            outcome(0.0, wrong, 0.0)
+    monkeypatch.setattr("gqn_rl.agents.evaluation.LONGEST", 5)
+    assert outcome(*range(5)).returns.tolist() == [10.0, 0.0]  # as long as may be
+    with pytest.raises(UserError, match="not ended after 5 steps; give the environment max_episode_steps"):
+        outcome(1.0, ends=False)
+
+
 def test_random_actions_are_uniform_reproducible_and_their_own() -> None:
     space = spaces.Box(-1, 3, (2,), np.float32, seed=0)
     state = space.np_random.bit_generator.state

@@ -199,7 +199,9 @@ def test_command_prints_and_writes_a_line_for_every_condition(run: Path, capsys:
     assert table["own"].score == own["score"]
 
 
-def test_shares_are_of_the_way_from_random_to_own(run: Path) -> None:
+def test_shares_are_of_the_way_from_random_to_own(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     own, outside = measure(run, load_encoder("arm-reach"), ["outside"], episodes=1, first_seed=5)
     random_score = own.score - 2.0  # any that is worse
     path = run / "random_policy.json"
@@ -209,12 +211,18 @@ def test_shares_are_of_the_way_from_random_to_own(run: Path) -> None:
         again = measure(run, load_encoder("arm-reach"), ["outside"], episodes=1, first_seed=5)
         path.write_text(f'{{"score": {own.score + 1}}}')
         worse = measure(run, load_encoder("arm-reach"), ["outside"], episodes=1, first_seed=5)
+        table = str(tmp_path / "cameras.csv")
+        arguments = ["evaluate", str(run), "--cameras", "outside", "--episodes", "1", "--seed", "5", "--csv", table]
+        assert main(arguments) == 0
     finally:
         path.write_text(text)
     assert [line.score for line in again] == [own.score, outside.score]
     assert again[0].share == pytest.approx(100)
     assert again[1].share == pytest.approx(50 * (outside.score - random_score))
     assert np.isnan([line.share for line in worse]).all()  # no better than random: there is nothing to share
+    said = capsys.readouterr().out
+    assert "nan" not in said
+    assert "no share: from its own cameras, the policy is no better than random actions" in said
 
 
 def test_cameras_of_a_rig_are_raised_by_its_own_option() -> None:

@@ -51,15 +51,11 @@ def run(options: argparse.Namespace) -> None:
     from gqn_rl.agents.benchmark import check, expand
     from gqn_rl.agents.benchmark_jobs import run_jobs
     from gqn_rl.commands.train import warn_of_other_scenes
-    from gqn_rl.encoder import load_encoder
 
     paths = [find_config(name, "benchmark") for name in options.configs]
     jobs = expand(paths, options.seeds, options.runs, options.out, options.arms)
     print(f"{len(jobs)} runs of {sum(job.config.total_steps for job in jobs):,} steps in all", flush=True)
-    facts = check(jobs)
-    for config in {(job.config.task, job.config.arm_name): job.config for job in jobs}.values():
-        if config.encoder is not None:
-            warn_of_other_scenes(config, load_encoder(config.encoder))
+    facts = check(jobs, notice=warn_of_other_scenes)
     before = sum(job.run.finished for job in jobs)
     outcomes = run_jobs(jobs, facts, workers=options.jobs, backend=options.backend)
     finished = before + sum(outcome.status == "finished" for outcome in outcomes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,6 +80,10 @@ def _evaluate_cameras(options: argparse.Namespace, encoder: SceneEncoder | None)
     print(f"{lines[0].model} of {options.folder}, {options.episodes} held-out episodes from each:")
     print(f"  {'cameras':10}{'success':>10}{'mean return':>14}{'share':>8}")
     for line in lines:
-        print(f"  {line.cameras:10}{line.success:>10.1%}{line.score:>14.3f}{line.share:>7.1f}%")
+        success = "-" if math.isnan(line.success) else f"{line.success:.1%}"
+        share = "-" if math.isnan(line.share) else f"{line.share:.1f}%"
+        print(f"  {line.cameras:10}{success:>10}{line.score:>14.3f}{share:>8}")
+    if any(math.isnan(line.share) for line in lines):
+        print("  no share: from its own cameras, the policy is no better than random actions")
     write_table(path, lines)
     print(f"  {path}")

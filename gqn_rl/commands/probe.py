@@ -76,6 +76,11 @@ def run(options: argparse.Namespace) -> None:
             sys.stdout.flush()
             findings = examine(encoder, source, plan, progress)
         print_table(findings)
+        if plan.scenes // 2 < encoder.size:
+            print(
+                f"note: {plan.scenes // 2} scenes fit the probe of a vector of {encoder.size} numbers; with more "
+                "--scenes it may read more"
+            )
         if OUTSIDE not in regions:
             print(f"cameras inside only: {env} has no `dome` with room above it")
         if not draws:

@@ -21,7 +21,10 @@ def make_scene_source(env_id: str, env_kwargs: Mapping[str, Any]) -> SceneSource
 
     source = make_env(env_id, env_kwargs).unwrapped
     if not isinstance(source, SceneSource):
-        raise UserError(f"env {env_id!r} is no scene source (see gqn_rl.types.SceneSource for what one offers)")
+        raise UserError(
+            f"env {env_id!r} is no scene source, and has no MuJoCo model to stand cameras around; "
+            "gqn_rl.types.SceneSource says what an environment of your own offers to be photographed"
+        )
     check_camera(source.camera_metadata)
     return source
 

@@ -14,7 +14,7 @@ from gqn_rl import CAMERA_RIG, photographed
 from gqn_rl.commands.configurations import find_config
 from gqn_rl.commands.options import add_overrides
 from gqn_rl.commands.scenes import check_one_env, rig_factors
-from gqn_rl.config import UserError, parse_override, read_yaml
+from gqn_rl.config import UserError, none_where_said, parse_override, read_yaml
 
 if TYPE_CHECKING:
     from gqn_rl.agents.training import TrainConfig
@@ -63,8 +63,8 @@ def run(options: argparse.Namespace) -> None:
             overrides["env.kwargs"] = {}  # they were another environment's
             name = re.sub(r"[^\w.-]+", "-", options.env)
     if options.encoder is not None:
-        overrides["encoder"] = None if options.encoder.lower() in ("none", "null") else options.encoder
-        if overrides["encoder"] != configured.get("encoder"):
+        overrides["encoder"] = none_where_said(options.encoder)
+        if overrides["encoder"] != none_where_said(configured.get("encoder")):
             overrides["arm"] = None  # it said what the configuration's own policy sees
     if options.steps is not None:
         overrides["total_steps"] = options.steps
@@ -91,9 +91,13 @@ def arguments_kept(configured: Mapping[str, Any], overrides: Mapping[str, Any]) 
     Those that it does not take, or takes otherwise, were chosen for the configuration's own; it is said that they go.
     """
     from gqn_rl.agents.build import check_algorithm_kwargs, resolve_algorithm
+    from gqn_rl.agents.training import AlgorithmConfig
 
     chosen, before = overrides.get("algorithm.id"), configured.get("algorithm")
-    if not isinstance(chosen, str) or not isinstance(before, dict) or chosen == before.get("id"):
+    if not isinstance(chosen, str) or not isinstance(before, dict):
+        return {}
+    was = before.get("id", AlgorithmConfig().id)
+    if chosen == was:
         return {}
     algorithm, kept = resolve_algorithm(chosen), {}
     for name, value in (before.get("kwargs") or {}).items():
@@ -101,7 +105,6 @@ def arguments_kept(configured: Mapping[str, Any], overrides: Mapping[str, Any]) 
             check_algorithm_kwargs(algorithm, {name: value})
         except UserError:
             if f"algorithm.kwargs.{name}" not in overrides and "algorithm.kwargs" not in overrides:
-                was = before.get("id", "SAC")
                 print(f"note: {name}={value} was for {was}; {algorithm.__name__} goes by its default", file=sys.stderr)
         else:
             kept[name] = value
