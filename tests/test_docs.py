@@ -71,6 +71,7 @@ def test_own_environment_as_a_new_user_would(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     assert (tmp_path / "runs" / "disc" / "final_model.zip").exists()
+    assert list((tmp_path / "runs" / "disc").glob("episodes.*"))
     (use,) = _python_blocks("docs/training.md")
     for ours, theirs in (("arm-reach", "encoders/disc"), ("runs/arm_reach-seed0", "runs/disc")):
         assert f'"{ours}"' in use
