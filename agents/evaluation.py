@@ -98,8 +98,8 @@ def evaluate(
                 running &= ~dones
                 if lengths[first : first + venv.num_envs].max() >= LONGEST and running.any():
                     raise UserError(
-                        f"an episode has not ended after {LONGEST:,} steps; give the environment max_episode_steps "
-                        "where it is registered"
+                        f"an episode has not ended after {LONGEST:,} steps, the most that is evaluated; give the "
+                        "environment a max_episode_steps of at most that where it is registered"
                     )
     if not np.isfinite(returns).all():
         worst = int(np.flatnonzero(~np.isfinite(returns))[0])

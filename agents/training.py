@@ -19,6 +19,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 from tqdm import tqdm
 
+from gqn_rl import photographed
 from gqn_rl.agents.artifacts import draw_learning_curve
 from gqn_rl.agents.build import (
     Workers,
@@ -181,6 +182,8 @@ def train(folder: Path, config: TrainConfig, encoder: SceneEncoder | None = None
             model = fresh_model(algorithm, config, venv, encoder)
         if begun and (changed := run.changed_versions()):
             say(f"note: {', '.join(changed)} since this run began; it will not repeat exactly")
+        if _episode_limit(config.env) is None:
+            say(f"note: {config.env.id} is registered without max_episode_steps; episodes have to end by themselves")
         if isinstance(model, TD3) and model.action_noise is None:  # DDPG is one, too
             say(
                 f"note: {config.algorithm.id} explores by noise alone, and there is none; "
@@ -326,14 +329,23 @@ class _Recorder:
 
 def check_episodes_end(config: TrainConfig) -> None:
     """Raise :class:`UserError` if no whole episode fits between two checkpoints, where environments are reset."""
-    limit = config.env.kwargs.get("max_episode_steps", find_env(config.env.id).max_episode_steps)
+    limit = _episode_limit(config.env)
     each = config.checkpoint_every // config.n_envs
-    if isinstance(limit, int) and each < min(limit, config.total_steps // config.n_envs):
+    if limit is not None and each < min(limit, config.total_steps // config.n_envs):
         raise UserError(
             f"checkpoint_every is {config.checkpoint_every}: each environment is reset every {each} steps, and "
             f"episodes of {limit} would never end; valid: {limit * config.n_envs} or more, and "
             f"{10 * limit * config.n_envs} cuts few of them short"
         )
+
+
+def _episode_limit(env: EnvConfig) -> int | None:
+    """Steps after which Gymnasium ends an episode, in a camera rig those of what is in it; None: it does not."""
+    inside = photographed(env.id, env.kwargs)
+    limits = [env.kwargs.get("max_episode_steps", find_env(env.id).max_episode_steps)]
+    if inside != env.id and isinstance(inside, str):
+        limits.append(find_env(inside).max_episode_steps)
+    return min((limit for limit in limits if isinstance(limit, int) and limit > 0), default=None)
 
 
 def check_seen(config: TrainConfig, venv: VecEnv) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT, cli_environment, toy_values
+from conftest import ROOT, ToyEncoder, cli_environment, toy_values
 from hypothesis import given
 from hypothesis import strategies as st
 from stable_baselines3 import SAC
@@ -27,6 +27,7 @@ from gqn_rl.agents.benchmark_results import publish, steps_done
 from gqn_rl.agents.interrupts import StopRequest, stopping_when
 from gqn_rl.agents.runs import Row
 from gqn_rl.agents.training import TrainConfig, train
+from gqn_rl.agents.vec_scene import encoder_hash
 from gqn_rl.cli import main
 from gqn_rl.commands.configurations import configs_folder
 from gqn_rl.config import UserError, read_yaml
@@ -146,7 +147,7 @@ def test_mistakes_on_the_command_line_are_one_line(tmp_path: Path, capsys: pytes
         ({"algorithm": {"kwargs": {"gama": 1}}}, "did you mean 'gamma'"),
         ({"algorithm": {"kwargs": {"learning_rate": "fast"}}}, "learning_rate"),
         ({"env": {"kwargs": {"obs_mode": "vews"}}}, "obs_mode must be one of"),
-        ({"env": {"kwargs": {"obs_mode": "views"}}}, "neither encoder nor pixels says what to make of them"),
+        ({"encoder": None}, "neither encoder nor pixels says what to make of them"),
     ],
 )
 def test_what_would_stop_an_arm_is_said_before_any_run(change: dict[str, Any], words: str, tmp_path: Path) -> None:
@@ -161,7 +162,9 @@ def test_an_arm_is_shown_once_with_the_encoder_that_it_runs_with(tmp_path: Path)
     check(jobs, notice=lambda config, encoder: shown.append((config.arm, encoder)))
     assert [arm for arm, _ in shown] == ["state", "gqn"]
     assert shown[0][1] is None
-    assert isinstance(shown[1][1], SceneEncoder)
+    encoder = shown[1][1]
+    assert encoder is not None
+    assert encoder_hash(encoder) == encoder_hash(ToyEncoder())
 
 
 # The shipped grids --------------------------------------------------------------------------------------------

@@ -390,6 +390,9 @@ def test_another_encoder_is_not_called_what_the_configuration_s_own_was(
     for name, arguments in {"observation": [], "oracle": ["--set", "arm=oracle"]}.items():
         assert main([config, "--encoder", "none", *arguments, "--out", name]) == 0
         assert json.loads(Path(name, "summary.json").read_text())["arm"] == name
+    config = str(write_config(tmp_path / "none.yaml", **TINY, arm="told", encoder="none", env=env))
+    assert main([config, "--encoder", "None", "--out", "same"]) == 0  # the configuration's own, said otherwise
+    assert json.loads(Path("same", "summary.json").read_text())["arm"] == "told"
 
 
 def test_evaluate_prints_numbers_and_writes_a_video(
@@ -447,6 +450,13 @@ class Painted(Spot, gym.Env):
             self.state_groups = {}
 
 
+class Blind(Painted):
+    """Has a model, and nothing that draws it."""
+
+    model, render_view = object(), property()
+
+
+gym.register("test/Blind-v0", entry_point=f"{__name__}:Blind")
 gym.register("test/Painted-v0", entry_point=f"{__name__}:Painted")
 gym.register("test/Nameless-v0", entry_point=f"{__name__}:Painted", kwargs={"named": False})
 
@@ -489,7 +499,8 @@ def test_finished_probe_is_refused_before_any_work(tmp_path: Path, capsys: pytes
     ("arguments", "words"),
     [
         (["test_cli:MeanColors"], "give its scenes with --env"),
-        (["test_cli:MeanColors", "--env", "CartPole-v1"], "is no scene source"),
+        (["test_cli:MeanColors", "--env", "CartPole-v1"], "state_groups, nor has it a MuJoCo model"),
+        (["test_cli:MeanColors", "--env", "test_cli:test/Blind-v0"], "is no scene source: it has no render_view; "),
         (["test_cli:MeanColors", "--env", "test_cli:test/Nameless-v0"], "names no state_groups"),
         (["test_cli:no_such_class", "--env", "test_cli:test/Painted-v0"], "cannot be imported"),
     ],

@@ -13,7 +13,7 @@ import pytest
 from conftest import cli_environment
 
 from gqn_rl import cli
-from gqn_rl.agents.benchmark import expand
+from gqn_rl.agents.benchmark import check, expand
 from gqn_rl.agents.training import TrainConfig
 from gqn_rl.config import Config
 
@@ -78,6 +78,11 @@ def test_own_environment_as_a_new_user_would(tmp_path: Path) -> None:
         use = use.replace(f'"{ours}"', f'"{theirs}"')
     (tmp_path / "use.py").write_text(use + "assert dones.shape == (1,)")
     subprocess.run([sys.executable, "use.py"], cwd=tmp_path, env=cli_environment(), timeout=300, check=True)
+    (tmp_path / "use.py").write_text(use.replace('"encoders/disc"', '"arm-reach"'))
+    done = subprocess.run(
+        [sys.executable, "use.py"], cwd=tmp_path, env=cli_environment(), capture_output=True, text=True, check=False
+    )
+    assert "was trained with encoder encoders/disc" in done.stderr
 
 
 def _keys(model: type[Config], prefix: str = "") -> dict[str, str]:
@@ -98,12 +103,15 @@ def test_every_key_of_a_run_is_explained_with_its_default() -> None:
     assert len(dict(rows)) == len(rows)
 
 
-def test_the_grid_to_copy_is_one(tmp_path: Path) -> None:
+def test_the_grid_to_copy_runs_on_the_template(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/benchmark.md").read_text(), re.DOTALL)
-    path = tmp_path / "my_task.yaml"
+    path = tmp_path / "my_grid.yaml"
     path.write_text(text)
+    arms = ("state", "gqn", "pixels_aug", "pixels")
     jobs = expand([path], (0, 1), tmp_path / "runs", tmp_path / "results")
-    assert [job.name for job in jobs[4:]] == [
-        f"my_task/{arm}-seed1" for arm in ("state", "gqn", "pixels_aug", "pixels")
-    ]
-    assert {job.config.env.kwargs["env_id"] for job in jobs} == {"my_pkg:MyEnv-v0"}
+    assert [job.name for job in jobs[4:]] == [f"my_task/{arm}-seed1" for arm in arms]
+    monkeypatch.syspath_prepend(ROOT / "examples" / "own_env")
+    facts = check(job for job in jobs if job.config.encoder is None)  # encoders/mine is the reader's
+    assert {arm: (known.views, known.encoder_hash) for (_, arm), known in facts.items()} == {
+        arm: (0 if arm == "state" else 3, None) for arm in arms if arm != "gqn"
+    }

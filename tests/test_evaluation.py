@@ -112,15 +112,15 @@ class Counting(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
 
 def test_an_episode_without_end_and_rewards_without_a_sum_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
     def outcome(*rewards: float, ends: bool = True) -> Evaluation:
-        venv = DummyVecEnv([lambda: Counting(list(rewards), ends=ends), lambda: Counting([0.0, 0.0])])
-        return evaluate(uniform_random(venv.action_space, 2, seed=0), venv, 2, first_seed=7)
+        venv = DummyVecEnv([lambda: Counting([0.0, 0.0]), lambda: Counting(list(rewards), ends=ends)])
+        return evaluate(uniform_random(venv.action_space, 2, seed=0), venv, 4, first_seed=7)
 
     for wrong in (math.nan, math.inf):
-        with pytest.raises(UserError, match=f"not finite: those .* seed {HELD_OUT + 7} sum up to {wrong}$"):
+        with pytest.raises(UserError, match=f"not finite: those .* seed {HELD_OUT + 8} sum up to {wrong}$"):
             outcome(0.0, wrong, 0.0)
     monkeypatch.setattr("gqn_rl.agents.evaluation.LONGEST", 5)
-    assert outcome(*range(5)).returns.tolist() == [10.0, 0.0]  # as long as may be
-    with pytest.raises(UserError, match="not ended after 5 steps; give the environment max_episode_steps"):
+    assert outcome(*range(5)).returns.tolist() == [0.0, 10.0, 0.0, 10.0]  # as long as may be
+    with pytest.raises(UserError, match=r"not ended after 5 steps, .*; give the environment a max_episode_steps"):
         outcome(1.0, ends=False)
 
 

@@ -561,6 +561,8 @@ def test_the_command_line_makes_the_rig(tmp_path: Path, capsys: pytest.CaptureFi
     capsys.readouterr()
     assert main(["record", "--env", "CartPole-v1", "--cameras", "dome", "--out", str(tmp_path / "none")]) == 2
     assert "--cameras places a rig's cameras, but CartPole-v1 has its own, or no" in capsys.readouterr().err
+    assert main(["record", "--env", "CartPol-v1", "--cameras", "dome", "--out", str(tmp_path / "none")]) == 2
+    assert "unknown environment id 'CartPol-v1'; did you mean" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

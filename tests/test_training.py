@@ -29,6 +29,7 @@ from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from gqn_rl import CAMERA_RIG
 from gqn_rl.agents.build import build_model, find_env, load_model, make_env, make_vec_env, resolve_algorithm, see_with
 from gqn_rl.agents.checkpoints import (
     cut_episodes,
@@ -44,7 +45,7 @@ from gqn_rl.agents.replay import replay
 from gqn_rl.agents.runs import Row, RunFolder, check_same_config
 from gqn_rl.agents.seeding import HELD_OUT, own_randomness, stretch_seeds
 from gqn_rl.agents.tracking import Tracker
-from gqn_rl.agents.training import TrainConfig, make_envs, train
+from gqn_rl.agents.training import TrainConfig, check_episodes_end, make_envs, train
 from gqn_rl.cli import main
 from gqn_rl.config import UserError
 from gqn_rl.files import locked
@@ -767,6 +768,32 @@ def test_checkpoints_leave_room_for_whole_episodes(
     assert not (tmp_path / "run").exists()
     enough = config.model_copy(update={"checkpoint_every": valid, "total_steps": 50})
     assert train(tmp_path / "run", enough, ToyEncoder())["steps"] >= 50
+
+
+def test_an_episode_in_a_camera_rig_is_as_long_as_that_of_the_environment_in_it() -> None:
+    rig = {"id": CAMERA_RIG, "kwargs": {"env_id": "Reacher-v5"}}  # 50 steps
+    check_episodes_end(toy_config(env=rig, checkpoint_every=50, total_steps=1000))
+    with pytest.raises(UserError, match="episodes of 50 would never end"):
+        check_episodes_end(toy_config(env=rig, checkpoint_every=49, total_steps=1000))
+    shorter = {**rig, "kwargs": {**rig["kwargs"], "max_episode_steps": 20}}
+    check_episodes_end(toy_config(env=shorter, checkpoint_every=20, total_steps=1000))
+
+
+class OwnEnd(ToyReach):
+    """Ends its episodes by itself."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, _, info = super().step(action)
+        return observation, reward, terminated, self.steps == EPISODE, info
+
+
+def test_episodes_that_nothing_ends_from_outside_are_told_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gym.register("test/OwnEnd-v0", entry_point=OwnEnd)
+    for name, said in (("test/OwnEnd-v0", True), (TOY_ID, False)):
+        train(tmp_path / str(said), toy_config(env__id=name, total_steps=50), ToyEncoder())
+        assert ("registered without max_episode_steps" in capsys.readouterr().out) == said
 
 
 def test_noise_of_actions_may_be_a_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> None:
             sys.stdout.flush()
             findings = examine(encoder, source, plan, progress)
         print_table(findings)
-        if plan.scenes // 2 < encoder.size:
+        if findings.readings and plan.scenes // 2 < encoder.size:
             print(
                 f"note: {plan.scenes // 2} scenes fit the probe of a vector of {encoder.size} numbers; with more "
                 "--scenes it may read more"

@@ -80,8 +80,10 @@ def _rigged_recording(env_id: str, placement: str | None) -> dict[str, Any]:
     factors = rig_factors(env_id)
     if factors is None:
         if placement is not None:
-            make_scene_source(env_id, {})  # says what is wrong with it, if anything is
-            raise UserError(f"--cameras places a rig's cameras, but {env_id} has its own")
+            from gqn_rl.agents.build import find_env
+
+            find_env(env_id)  # that there is none is the better answer
+            raise UserError(f"--cameras places a rig's cameras, but {env_id} has its own, or no MuJoCo model")
         return {}
     rigged: dict[str, Any] = {
         "env": CAMERA_RIG,

@@ -21,9 +21,12 @@ def make_scene_source(env_id: str, env_kwargs: Mapping[str, Any]) -> SceneSource
 
     source = make_env(env_id, env_kwargs).unwrapped
     if not isinstance(source, SceneSource):
+        offered = {name for name in (*vars(SceneSource), *SceneSource.__annotations__) if not name.startswith("_")}
+        missing = sorted(name for name in offered if not hasattr(source, name))
+        rig = "" if hasattr(source, "model") else ", nor has it a MuJoCo model to stand cameras around"
         raise UserError(
-            f"env {env_id!r} is no scene source, and has no MuJoCo model to stand cameras around; "
-            "gqn_rl.types.SceneSource says what an environment of your own offers to be photographed"
+            f"env {env_id!r} is no scene source: it has no {', '.join(missing)}{rig}; gqn_rl.types.SceneSource says "
+            "what each of them is"
         )
     check_camera(source.camera_metadata)
     return source
