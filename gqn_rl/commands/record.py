@@ -82,7 +82,7 @@ def _rigged_recording(env_id: str, placement: str | None) -> dict[str, Any]:
         if placement is not None:
             from gqn_rl.agents.build import find_env
 
-            find_env(env_id)  # that there is none is the better answer
+            find_env(env_id)  # an unknown id is another mistake
             raise UserError(f"--cameras places a rig's cameras, but {env_id} has its own, or no MuJoCo model")
         return {}
     rigged: dict[str, Any] = {
