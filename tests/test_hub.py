@@ -380,6 +380,33 @@ def test_command_line_pushes(hub: Hub, connect: Connect, encoder: GQNEncoder, tm
     assert GQNEncoder.from_pretrained("me/encoder@v1").fingerprint == encoder.fingerprint
 
 
+def test_the_page_gets_a_licence_and_what_a_probe_found(
+    hub: Hub, connect: Connect, encoder: GQNEncoder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encoder.save_pretrained(tmp_path / "mine" / "encoder")
+    probes = {**read_json(SHIPPED / "arm-reach.json")["probes"], "encoder": encoder.fingerprint}
+    (tmp_path / "probe.json").write_text(json.dumps(probes))
+    told = ["--license", "apache-2.0", "--probe", str(tmp_path)]
+    assert main(["push", str(tmp_path / "mine"), "me/encoder", *told]) == 0
+    repository = hub.repositories["me/encoder"]
+    page = repository.commits[repository.at("main")]["README.md"].decode()
+    published = GQNEncoder.from_pretrained("me/encoder").card
+    assert "license: apache-2.0" in page
+    assert "| target, cameras inside |" in page
+    assert (published["license"], published["probes"]) == ("apache-2.0", probes)
+    commits = len(repository.commits)
+    make_encoder(2).save_pretrained(tmp_path / "other" / "encoder")
+    for arguments, words in (
+        ([str(tmp_path / "other"), "me/encoder", *told], "is a probe of another encoder than"),
+        ([str(tmp_path / "mine"), "me/encoder", "--probe", str(tmp_path / "none")], "cannot read"),
+        (["conftest:ToyEncoder", "me/encoder"], "conftest:ToyEncoder is a class of your own"),
+    ):
+        assert main(["push", *arguments]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert words in line
+    assert len(repository.commits) == commits
+
+
 def test_command_line_says_in_one_line_what_is_wrong(
     hub: Hub, connect: Connect, encoder: GQNEncoder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
