@@ -125,7 +125,7 @@ with joined("cpu") as (world, device):
         assert "must be shared by all machines" in str(error), error
     else:
         raise AssertionError("nobody noticed")
-os._exit(0)  # past PyTorch's own end, which aborts one of sixteen such processes on a busy machine; it is all said by now
+os._exit(0)  # past PyTorch's own end, which aborts one of sixteen such processes on a busy machine
 """
 
 
