@@ -36,8 +36,9 @@ def run(options: argparse.Namespace) -> None:
     if options.license is not None:
         encoder.card["license"] = options.license
     if options.probe is not None:
-        encoder.card["probes"] = probes = read_json(options.probe / "probe.json")
+        probes = read_json(options.probe / "probe.json")
         if probes.get("encoder") != encoder.fingerprint:
             raise UserError(f"{options.probe} is a probe of another encoder than {options.encoder}")
+        encoder.card["probes"] = probes
     commit = encoder.push_to_hub(options.repository, private=options.private)
     print(f"{commit}\nTrain with it: gqn-rl train --encoder {options.repository}")
