@@ -8,6 +8,7 @@ weights. So N processes do what one would have done with the same batch.
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -111,6 +112,10 @@ def joined(device: str) -> Iterator[tuple[World, str]]:
             raise UserError(f"{local + 1} processes on this machine, but it has {torch.cuda.device_count()} GPUs")
         device = f"cuda:{local}"
         torch.cuda.set_device(local)
+    # Its functions' default arguments are the group that exists when it is imported. PyTorch's optimizers import it: if
+    # that came after the next line, the group, and its threads, would outlive destroy_process_group, and the process
+    # would abort at its end now and then.
+    importlib.import_module("torch.distributed.nn.functional")
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:
         yield World(dist.get_rank(), size), device
