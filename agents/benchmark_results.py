@@ -26,6 +26,8 @@ def publish(job: Job, facts: ArmFacts) -> bool:
         return False
     random_policy = read_json(run.random_policy)
     content = run.evaluations.read_text()
+    versions = read_json(run.versions)
+    resumed = versions.pop("resumed", [])
     write_json(
         job.results.with_name(f"{job.results.name}.json"),
         {
@@ -45,7 +47,8 @@ def publish(job: Job, facts: ArmFacts) -> bool:
             "pretraining_frames": facts.pretraining_frames,
             "pretraining_cpu_s": facts.pretraining_cpu_s,
             "config": read_yaml(run.config),  # as it was begun: keys that came later change no finished file
-            "versions": read_json(run.versions),
+            "versions": versions,
+            "resumed": resumed,  # from which step on with which other versions
         },
     )
     write_text(job.results.with_name(f"{job.results.name}.csv"), content[: content.rfind("\n") + 1])

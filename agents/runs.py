@@ -96,9 +96,17 @@ class RunFolder:
         write_json(self.versions, {**versions(), "encoder_hash": encoder_hash})
         write_text(self.config, dump_yaml(config))  # last: it marks the run as begun
 
-    def changed_versions(self) -> list[str]:
-        """What of :func:`gqn_rl.versions.versions` is not as it was when this run was begun."""
-        return changed(read_json(self.versions), versions())
+    def go_on(self, step: int) -> list[str]:
+        """Record with which versions the run goes on from ``step``; returns what of them is not as it was before."""
+        now = versions()
+        known = read_json(self.versions)
+        resumed = [later for later in known.pop("resumed", []) if later["step"] < step]  # of others nothing is left
+        differences = changed(resumed[-1] if resumed else known, now) if step else []
+        if differences:
+            resumed.append({"step": step, **now})
+        begun = known if step else {**known, **now}
+        write_json(self.versions, {**begun, "resumed": resumed} if resumed else begun)
+        return differences
 
     def check_encoder(self, encoder_hash: str | None) -> None:
         """Raise :class:`UserError` unless ``encoder_hash`` is that of the encoder which this run was trained with."""

@@ -180,8 +180,8 @@ def train(folder: Path, config: TrainConfig, encoder: SceneEncoder | None = None
             model = _load(algorithm, config, checkpoint, venv)
         else:
             model = fresh_model(algorithm, config, venv, encoder)
-        if begun and (changed := run.changed_versions()):
-            say(f"note: {', '.join(changed)} since this run began; it will not repeat exactly")
+        if begun and (changed := run.go_on(checkpoint.step if checkpoint else 0)):
+            say(f"note: {', '.join(changed)} since this run was last at work; it will not repeat exactly")
         if _episode_limit(config.env) is None:
             say(f"note: {config.env.id} is registered without max_episode_steps; episodes have to end by themselves")
         if isinstance(model, TD3) and model.action_noise is None:  # DDPG is one, too

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from gqn_rl.config import flatten
 from gqn_rl.findings import CONVERGED, ENOUGH, SCORE, SUCCESS, THRESHOLD, Task
@@ -50,7 +50,8 @@ def caveats(tasks: Sequence[Task]) -> list[str]:
         for arm in task.arms.values():
             notes += [f"{name}: runs of {code_span(arm.name)} differ in {what}." for what in _differences(arm.runs)]
         runs = [run for arm in task.arms.values() for run in arm.runs]
-        dirty = sum(str(run.facts.versions.get("git_commit")).endswith("+") for run in runs)
+        notes += [f"{name}: {_went_on(run)}." for run in runs if run.facts.resumed]
+        dirty = sum(any(str(commit).endswith("+") for commit in _commits(run)) for run in runs)
         if dirty:
             notes.append(
                 f"{name}: {dirty} of {len(runs)} runs were made by files that their commit does not hold (`+`)."
@@ -78,6 +79,19 @@ def _differences(runs: Sequence[Run]) -> list[str]:
         for key, values in sorted(found.items())
         if len(values) > 1
     ]
+
+
+def _commits(run: Run) -> list[Any]:
+    return [made_with.get("git_commit") for made_with in (run.facts.versions, *run.facts.resumed)]
+
+
+def _went_on(run: Run) -> str:
+    """With what other versions than it was begun with."""
+    begun, parts = run.facts.versions, []
+    for later in run.facts.resumed:
+        others = [f"{key} {code_span(str(later[key]))}" for key in begun if later.get(key, begun[key]) != begun[key]]
+        parts.append(f"from {later['step']:,} steps with {', '.join(others)}")
+    return f"{code_span(run.arm)} seed {run.seed} went on {', '.join(parts)}"
 
 
 def _unfinished(run: Run) -> str:

@@ -39,6 +39,7 @@ class Facts:
     pretraining_cpu_s: float | None = None  #: of pretraining, seconds by the clock times threads, by the encoder's card
     views: float | None = None  #: images in an observation
     versions: Mapping[str, Any] = field(default_factory=dict)  #: package: its version
+    resumed: Sequence[Mapping[str, Any]] = ()  #: likewise, and ``step``: each time it went on with other ones
     config: Mapping[str, Any] = field(default_factory=dict)  #: of the run, as `train` takes it
     encoder_hash: str | None = None  #: of the encoder's weights
 
@@ -201,6 +202,9 @@ def _read_facts(path: Path) -> Facts:
         if key in ("versions", "config"):
             if not isinstance(value, dict):
                 raise UserError(f"{path}: {key!r} is {value!r}, must be an object")
+        elif key == "resumed":
+            if not (isinstance(value, list) and all(isinstance(one, dict) and "step" in one for one in value)):
+                raise UserError(f"{path}: {key!r} is {value!r}, must be a list of objects with a step")
         elif key == "encoder_hash":
             if not isinstance(value, str):
                 raise UserError(f"{path}: {key!r} is {value!r}, must be text")

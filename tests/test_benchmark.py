@@ -277,6 +277,7 @@ def test_results_hold_what_is_known_of_a_run(grid: Any) -> None:
         assert found["updates"] == SAC.load(job.run.final_model)._n_updates == 60 - 40
         assert TrainConfig.from_mapping(found["config"]) == job.config
         assert found["versions"]["git_commit"]
+        assert found["resumed"] == []
         assert found["threads"] == 1
         assert (found["encoder_hash"] is None) == (job.config.arm == "state")
         assert job.log.read_text().startswith("training in")

@@ -347,6 +347,19 @@ def test_runs_of_an_arm_that_differ_are_noticed(tmp_path: Path) -> None:
     ]
 
 
+def test_runs_that_went_on_with_other_code_are_noticed(tmp_path: Path) -> None:
+    write_task(tmp_path, seeds=2)
+    begun = {"git_commit": "abc", "torch": "2.13.0"}
+    resumed = [{"step": 2_000, "git_commit": "abc", "torch": "2.14.0"}, {"step": 4_000, **begun, "git_commit": "def+"}]
+    facts = {"random_score": RANDOM, "budget": 1_000, "versions": begun, "resumed": resumed}
+    write_run(tmp_path, "mine", 7, there_at(3), facts=facts)
+    notes = [note for note in report_on(tmp_path).notes if "went on" in note or "commit" in note]
+    assert notes == [
+        "`reach`: `mine` seed 7 went on from 2,000 steps with torch `2.14.0`, from 4,000 steps with git_commit `def+`.",
+        "`reach`: 1 of 9 runs were made by files that their commit does not hold (`+`).",
+    ]
+
+
 def test_half_written_line_does_not_count(tmp_path: Path) -> None:
     path = write_run(tmp_path, "gqn", 0, there_at(2))
     path.write_text(path.read_text() + "reach,gqn,0,1100,24.0,1.0,3")
@@ -438,6 +451,7 @@ def test_folder_without_runs_is_refused(tmp_path: Path) -> None:
         ('{"views": true}', "'views' is True"),
         ('{"versions": "1.0"}', "'versions' is '1.0', must be an object"),
         ('{"config": 1}', "'config' is 1, must be an object"),
+        ('{"resumed": [{}]}', "'resumed' is [{}], must be a list of objects with a step"),
         ('{"encoder_hash": 1}', "'encoder_hash' is 1, must be text"),
     ],
 )

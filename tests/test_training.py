@@ -158,6 +158,39 @@ def test_a_stopped_run_goes_on_from_where_it_says(
     assert ("at step 100\n" in said) == (rows > 1)
 
 
+def test_a_run_says_with_which_versions_it_went_on(tmp_path: Path) -> None:
+    """The first are what it was begun with; the others count from the step where it went on, if anything is left."""
+    run = RunFolder(tmp_path)
+
+    def known() -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(run.versions.read_text())
+        return found
+
+    def pretend(**others: str) -> None:
+        """That what the run was last at work with were something else."""
+        before = known()
+        last = before.get("resumed", [before])[-1]
+        last.update(others)
+        run.versions.write_text(json.dumps(before))
+
+    run.begin({}, None, "abc")
+    now = known()
+    assert run.go_on(50) == []
+    assert known() == now
+    pretend(torch="1.0")
+    assert run.go_on(0) == []  # it begins again
+    assert known() == now
+    pretend(torch="1.0")
+    assert run.go_on(50) == [f"torch 1.0 -> {now['torch']}"]
+    assert run.go_on(50) == [f"torch 1.0 -> {now['torch']}"]  # before the next checkpoint
+    assert run.go_on(100) == []
+    pretend(numpy="1.0")
+    assert run.go_on(100) == [f"numpy 1.0 -> {now['numpy']}"]
+    versions = {key: value for key, value in now.items() if key != "encoder_hash"}
+    resumed = [{"step": 50, **versions, "numpy": "1.0"}, {"step": 100, **versions}]
+    assert known() == {**now, "torch": "1.0", "resumed": resumed}
+
+
 def test_another_seed_ends_elsewhere(finished_run: Path, tmp_path: Path) -> None:
     """The equalities above mean something: they do not hold for just any two runs."""
     train(tmp_path / "run", toy_config(total_steps=150, seed=1), ToyEncoder())
