@@ -12,7 +12,7 @@ features from before the critic's step, and where the target critic reads the fe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -37,7 +37,7 @@ from gqn_rl.types import POSE_SIZE
 CHANNELS: Final = 32
 TRUNK_SIZE: Final = 50
 #: The 3x3 convolutions' strides. DrQ-v2 has 2, 1, 1, 1 for 84 x 84 pixels; with 2, 2, 1, 1 two views of 64 x 64 cost
-#: 6.4 instead of 21.9 million multiplications, and 11 x 11 places still tell where things are.
+#: 6.4 instead of 21.9 million multiplications, and leave 11 x 11 places instead of 25 x 25.
 STRIDES: Final = (2, 2, 1, 1)
 
 TensorDict = dict[str, Tensor]
@@ -148,20 +148,21 @@ def shifted(images: NDArray[np.uint8], moves: NDArray[Any]) -> NDArray[np.uint8]
 
 
 class ConvolutionalEncoder(nn.Module):
-    """DrQ-v2's network: four 3x3 convolutions of 32 channels with ReLU, flattened to ``size`` features.
+    """DrQ-v2's network: 3x3 convolutions of 32 channels with ReLU, flattened to ``size`` features.
 
-    All pictures go in together, stacked by channel. Weights are orthogonal, as in DrQ-v2.
+    All pictures go in together, stacked by channel. Weights are orthogonal, as in DrQ-v2. There is a convolution for
+    each of ``strides``.
     """
 
-    def __init__(self, observation_space: spaces.Dict) -> None:
+    def __init__(self, observation_space: spaces.Dict, strides: Sequence[int] = STRIDES) -> None:
         super().__init__()
         channels, height, width = observation_space[PIXELS_KEY].shape or ()
         layers: list[nn.Module] = []
-        for stride in STRIDES:
+        for stride in strides:
             layers += [nn.Conv2d(channels, CHANNELS, 3, stride), nn.ReLU(inplace=True)]
             channels, height, width = CHANNELS, (height - 3) // stride + 1, (width - 3) // stride + 1
             if min(height, width) < 1:
-                raise ValueError(f"images of {observation_space[PIXELS_KEY].shape} are too small for {STRIDES=}")
+                raise ValueError(f"images of {observation_space[PIXELS_KEY].shape} are too small for {strides=}")
         self.convolutions = nn.Sequential(*layers)
         self.size = channels * height * width
         _orthogonal(self, nn.init.calculate_gain("relu"))
@@ -247,6 +248,7 @@ class CriticEncoderPolicy(SACPolicy):
         pretrained: the encoder to begin with, a :class:`gqn_rl.encoder.GQNEncoder`, whose vector actor and critic then
             read as it is; None for DrQ-v2's convolutions and trunks.
         encoder_learning_rate_factor: the encoder's learning rate over the others'.
+        strides: of DrQ-v2's convolutions, one for each; DrQ-v2 itself has 2, 1, 1, 1.
         others: those of ``SACPolicy``.
     """
 
@@ -262,6 +264,7 @@ class CriticEncoderPolicy(SACPolicy):
         lr_schedule: Schedule,
         pretrained: GQNEncoder | None = None,
         encoder_learning_rate_factor: float = 1.0,
+        strides: Sequence[int] = STRIDES,
         **kwargs: Any,
     ) -> None:
         if not isinstance(observation_space, spaces.Dict) or PIXELS_KEY not in observation_space.spaces:
@@ -270,11 +273,19 @@ class CriticEncoderPolicy(SACPolicy):
             raise ValueError(f"{type(self).__name__} shares its encoder, and trains it with the critic's loss, always")
         if encoder_learning_rate_factor <= 0:
             raise ValueError(f"encoder_learning_rate_factor must be positive, got {encoder_learning_rate_factor}")
+        if not strides or not all(type(stride) is int and stride >= 1 for stride in strides):
+            raise ValueError(f"strides must be integers of at least 1, one for each convolution, got {strides!r}")
+        if pretrained is not None and tuple(strides) != STRIDES:
+            raise ValueError(f"strides are of DrQ-v2's convolutions, which pretrained replaces, got {strides!r}")
         if pretrained is None:
-            self._make_encoder: Callable[[], nn.Module] = partial(ConvolutionalEncoder, observation_space)
+            self._make_encoder: Callable[[], nn.Module] = partial(ConvolutionalEncoder, observation_space, strides)
         else:
             self._make_encoder = partial(SceneNetwork, pretrained, observation_space)
-        self._own_kwargs = {"pretrained": pretrained, "encoder_learning_rate_factor": encoder_learning_rate_factor}
+        self._own_kwargs = {
+            "pretrained": pretrained,
+            "encoder_learning_rate_factor": encoder_learning_rate_factor,
+            "strides": strides,
+        }
         self._trunk_size = TRUNK_SIZE if pretrained is None else None
         super().__init__(observation_space, action_space, lr_schedule, features_extractor_class=Trunk, **kwargs)
 

@@ -16,11 +16,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from stable_baselines3 import SAC
 from stable_baselines3.common.buffers import NStepReplayBuffer
-from torch import Tensor
+from torch import Tensor, nn
 
 from gqn_rl.agents.build import build_model, load_model, make_vec_env, see_with
 from gqn_rl.agents.checkpoints import load_replay, newest, replay_buffer, save_replay
-from gqn_rl.agents.drq import CriticEncoderPolicy, Replayed, SceneNetwork, ViewReplayBuffer, shifted
+from gqn_rl.agents.drq import (
+    ConvolutionalEncoder,
+    CriticEncoderPolicy,
+    Replayed,
+    SceneNetwork,
+    ViewReplayBuffer,
+    shifted,
+)
 from gqn_rl.agents.interrupts import TrainingInterrupted, stopping_when
 from gqn_rl.agents.replay import replay
 from gqn_rl.agents.training import TrainConfig, make_envs, train
@@ -339,6 +346,19 @@ def test_saved_policy_acts_as_the_trained_one(tmp_path: Path) -> None:
     np.testing.assert_array_equal(alone.predict(observations, deterministic=True)[0], action)  # type: ignore[arg-type]
 
 
+def test_strides_are_those_that_are_asked_for(tmp_path: Path) -> None:
+    """A convolution each, as DrQ-v2's own by a word in a YAML file; a saved policy has them too."""
+    model = drq(policy_kwargs={"strides": [2, 1, 1, 1], "net_arch": [16]})
+    encoder = model.policy.encoder
+    assert isinstance(encoder, ConvolutionalEncoder)
+    assert [layer.stride for layer in encoder.convolutions if isinstance(layer, nn.Conv2d)] == [(2, 2), *[(1, 1)] * 3]
+    observations = model.env.reset()  # type: ignore[union-attr]
+    action = model.predict(observations, deterministic=True)[0]  # type: ignore[arg-type]
+    model.save(tmp_path / "model.zip")
+    loaded = load_model(SAC, tmp_path / "model.zip")
+    np.testing.assert_array_equal(loaded.predict(observations, deterministic=True)[0], action)  # type: ignore[arg-type]
+
+
 def _resumed_equals_whole(config: TrainConfig, encoder: GQNEncoder | None, folder: Path) -> None:
     whole, resumed = folder / "whole", folder / "resumed"
     train(whole, config, encoder)
@@ -395,6 +415,11 @@ def test_nonsense_is_refused_by_name(tmp_path: Path) -> None:
         drq(replay_buffer_kwargs={"shift": -1})
     with pytest.raises(UserError, match=r"encoder_learning_rate_factor must be positive, got 0"):
         drq(policy_kwargs={"encoder_learning_rate_factor": 0})
+    for strides in ([], [2, 0], [2.0]):
+        with pytest.raises(UserError, match=r"strides must be integers of at least 1, .* got \["):
+            drq(policy_kwargs={"strides": strides})
+    with pytest.raises(UserError, match=r"images of .* are too small for strides="):
+        drq(policy_kwargs={"strides": [SIDE, 1]})
     with pytest.raises(UserError, match=r"shares its encoder"):
         drq(policy_kwargs={"share_features_extractor": True})
     flat = make_vec_env("conftest:toy/Reach-v0", {"obs_mode": "state"}, 1, seed=0)
@@ -403,6 +428,9 @@ def test_nonsense_is_refused_by_name(tmp_path: Path) -> None:
     config = arm_config(encoder="conftest:ToyEncoder")
     with pytest.raises(UserError, match=r"finetune needs an encoder of gqn-rl's own, got 'conftest:ToyEncoder'"):
         train(tmp_path / "run", config, load_encoder("conftest:ToyEncoder"))
+    strided = arm_config(encoder="arm-reach", algorithm={"kwargs": {"policy_kwargs": {"strides": [2, 1, 1, 1]}}})
+    with pytest.raises(UserError, match=r"which pretrained replaces, got \[2, 1, 1, 1\]"):
+        train(tmp_path / "run", strided, load_encoder("arm-reach"))
     td3 = arm_config(encoder="arm-reach", algorithm={"id": "TD3"})
     with pytest.raises(UserError, match=r"by SAC's critics, but algorithm.id is 'TD3'"):
         train(tmp_path / "run", td3, load_encoder("arm-reach"))
