@@ -17,7 +17,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Say how data-efficient the arms of a benchmark are, from their CSV files alone.
+    """Say how data-efficient the arms of a benchmark are, from their CSV and JSON files alone.
 
     The report's folder gets report.md, its figures, and its tables as CSV: steps to 90, ratios with
     95 % intervals, learning curves, time and memory, and when pretraining has paid for itself. Runs
