@@ -49,7 +49,7 @@ def to_markdown(report: Report) -> str:
     """The page: claims first, then what they rest on."""
     parts = [
         "# Data efficiency",
-        "Made by `gqn-rl report` from the runs' CSV and JSON files alone; edits are lost. How to read it is at the end.",
+        "Made by `gqn-rl report` from the CSV and JSON files of runs; edits are lost. How to read it is at the end.",
         "## Claims",
         *_claims(report),
     ]
