@@ -111,7 +111,8 @@ class ArmReach(SceneEnv):
         shadows: bool = False,
         camera_elevation: tuple[float, float] | None = None,
     ) -> None:
-        self.randomize = frozenset(choose("randomize", name, RANDOMIZATIONS) for name in as_names(randomize))
+        names = as_names("randomize", randomize)
+        self.randomize = frozenset(choose("randomize", name, RANDOMIZATIONS) for name in names)
         super().__init__(
             _compile(),
             dome=DOME,

@@ -18,7 +18,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from gqn_rl.cameras import CONVENTION, Dome, Fixed
+from gqn_rl.cameras import CONVENTION, Dome, Fixed, is_whole, size_pair
 from gqn_rl.envs.renderer import DETAILED, FAST, SHADOWSIZE, Quality, SceneRenderer, renderer_version
 from gqn_rl.types import POSE_SIZE, Image, Pose, Quantity
 
@@ -43,14 +43,12 @@ def choose(name: str, value: Any, valid: tuple[Any, ...]) -> Any:
     return value
 
 
-def as_names(value: str | Iterable[str]) -> tuple[str, ...]:
-    """One name, or several, as a tuple: a lone name is no sequence of letters."""
-    return (value,) if isinstance(value, str) else tuple(value)
-
-
-def is_whole(value: Any) -> bool:
-    """Whether ``value`` is an integer, of Python or NumPy, and no bool."""
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+def as_names(name: str, value: str | Iterable[str]) -> tuple[str, ...]:
+    """One name, or several, as a tuple: a lone name is no sequence of letters; ``ValueError`` for anything else."""
+    names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else (None,)
+    if not all(isinstance(one, str) for one in names):
+        raise ValueError(f"{name} must be a name or a list of names, got {value!r}")
+    return names
 
 
 def whole(name: str, value: Any, least: int) -> int:
@@ -81,14 +79,6 @@ def check_action(space: spaces.Space[Any], action: Any) -> None:
         raise ValueError(f"an action must be of {space}, got {action!r}")
     if not np.isfinite(action).all():
         raise ValueError(f"an action must be finite, got {action!r}")
-
-
-def size_pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
-    """``64`` or ``(height, width)`` as a pair; raises ``ValueError`` unless both are at least 1."""
-    pair = tuple(value) if isinstance(value, Iterable) else (value, value)
-    if len(pair) != 2 or not all(is_whole(n) and n >= 1 for n in pair):
-        raise ValueError(f"{name} must be a positive integer or (height, width), got {value!r}")
-    return int(pair[0]), int(pair[1])
 
 
 class SceneEnv(gym.Env[Any, NDArray[np.float32]]):
@@ -281,13 +271,13 @@ class SceneEnv(gym.Env[Any, NDArray[np.float32]]):
 
 
 def _range(elevation: tuple[float, float]) -> tuple[float, float]:
-    if not isinstance(elevation, Sized) or len(elevation) != 2:
+    if not isinstance(elevation, Sized) or len(elevation) != 2 or not all(isinstance(end, Real) for end in elevation):
         raise ValueError(f"camera_elevation must be (lowest, highest) in degrees, got {elevation!r}")
     return float(elevation[0]), float(elevation[1])
 
 
 def _fixed_poses(fixed: Fixed, names: tuple[str, ...] | None, views: int) -> NDArray[np.float32]:
-    names = tuple(fixed.poses)[:views] if names is None else as_names(names)
+    names = tuple(fixed.poses)[:views] if names is None else as_names("camera_names", names)
     if len(names) != views:
         raise ValueError(
             f"views={views} fixed cameras need as many names, got {len(names)}: {names}; "

@@ -172,7 +172,8 @@ class ArmPick(SceneEnv):
         shadows: bool = False,
         camera_elevation: tuple[float, float] | None = None,
     ) -> None:
-        self.randomize = frozenset(choose("randomize", name, RANDOMIZATIONS) for name in as_names(randomize))
+        names = as_names("randomize", randomize)
+        self.randomize = frozenset(choose("randomize", name, RANDOMIZATIONS) for name in names)
         self.reward: Reward = choose("reward", reward, get_args(Reward))
         super().__init__(
             _compile(),

@@ -13,8 +13,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from gqn_rl.cameras import CONVENTION, Dome
-from gqn_rl.envs.base import FOVY, CameraMode, as_names, choose, part_of_the_way, size_pair, whole
+from gqn_rl.cameras import CONVENTION, Dome, check_fovy, size_pair
+from gqn_rl.envs.base import FOVY, CameraMode, as_names, check_action, choose, part_of_the_way, whole
 from gqn_rl.envs.renderer import DETAILED, SMOOTH, renderer_version
 from gqn_rl.envs.rig_known import known
 from gqn_rl.envs.rig_stage import Stage, StageRenderer, import_plugin, make_inner, simulation
@@ -135,9 +135,7 @@ class CameraRig(gym.Env[Any, Any]):
         placement = choose("placement", placement, get_args(Placement))
         self.image_size, self.render_size = size_pair("image_size", image_size), size_pair("render_size", render_size)
         self.views, self._scene_steps = whole("views", views, 1), whole("scene_steps", scene_steps, 0)
-        if not isinstance(fovy, int | float | np.number) or not 0 < float(fovy) < 180:
-            raise ValueError(f"fovy must lie between 0 and 180 degrees, got {fovy!r}")
-        self.fovy = float(fovy)
+        self.fovy = check_fovy(fovy)
         elevations = _pair("elevation", elevation) or ELEVATIONS[placement]
         distances, arc = _pair("radius", radius), _arc(azimuth)
         if distances is not None and distances[0] <= 0:
@@ -145,14 +143,17 @@ class CameraRig(gym.Env[Any, Any]):
         for name, (low, high) in (("elevation", elevations), ("radius", distances or (0, 0))):
             if placement == "ring" and low != high:
                 raise ValueError(f"placement 'ring' has one {name}, a number; got {(low, high)}")
-        middle, hide, show = _triple("center", center), as_names(hide), as_names(show)
-        observe = None if observe is None else as_names(observe)
+        middle, hide, show = _triple("center", center), as_names("hide", hide), as_names("show", show)
+        observe = None if observe is None else as_names("observe", observe)
         what = known(env_id)
-        self._tracked = dict(what.track if track is None else track)
+        self._tracked = dict(what.track) if track is None else _track(track)
+        if not isinstance(frame, str | None):
+            raise ValueError(f"frame must be an element of the model, 'achieved_goal' or 'none', got {frame!r}")
         self._frame = (what.frame if frame is None else None if frame == "none" else frame) or ""
 
-        surveyed_with = _as_json(env_kwargs or {})
-        self.inner = make_inner(env_id, env_kwargs or {})
+        env_kwargs = {} if env_kwargs is None else env_kwargs
+        surveyed_with = _as_json(env_kwargs)
+        self.inner = make_inner(env_id, env_kwargs)
         try:
             if fps := self.inner.metadata.get("render_fps"):  # how often it decides is how fast a video has to run
                 self.metadata = {**self.metadata, "render_fps": fps}
@@ -203,6 +204,8 @@ class CameraRig(gym.Env[Any, Any]):
             self._eyes = StageRenderer(self.stage, *self.image_size, fovy=self.fovy, quality=SMOOTH, views=self.views)
             self._picture = StageRenderer(self.stage, *self.render_size, fovy=self.fovy, quality=DETAILED)
             self._camera_rng = np.random.default_rng()
+            #: Whether the episode that the scene is of has ended.
+            self._over = False
             self._poses = self._fixed_poses()
             self.observation_space = self._observation_space()
             if self.obs_mode == "state" and self.inner.has_wrapper_attr("compute_reward"):
@@ -220,12 +223,16 @@ class CameraRig(gym.Env[Any, Any]):
         if seed is not None:
             self._camera_rng = np.random.default_rng([seed, _CAMERAS])
         self._observation, info = self.inner.reset(seed=seed, options=options)
+        self._over = False
         self._place_cameras(new_episode=True)
         return self._observe(), info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """One step of the environment."""
+        """One step of the environment; raises ``ValueError`` for an action of another shape, or not finite."""
+        if isinstance(self.action_space, (spaces.Box, spaces.Discrete)):
+            check_action(self.action_space, action)
         self._observation, reward, terminated, truncated, info = self.inner.step(action)
+        self._over = terminated or truncated
         self._place_cameras(new_episode=False)
         return self._observe(), float(reward), terminated, truncated, info
 
@@ -320,9 +327,13 @@ class CameraRig(gym.Env[Any, Any]):
         }
 
     def _fixed_poses(self) -> NDArray[np.float32]:
-        """K poses on the arc, as far from each other as from its ends; on a whole circle never two face to face."""
+        """K poses on the arc, as far from each other as from its ends; on a whole circle never two face to face.
+
+        There, an odd number stands all around, and an even one as if it were one more.
+        """
         low, high = self.dome.azimuth
-        azimuths = low + (high - low) * np.arange(1, self.views + 1) / (self.views + 1)
+        parts = self.views if high - low == 360 and self.views % 2 else self.views + 1
+        azimuths = low + (high - low) * np.arange(1, self.views + 1) / parts
         return np.stack([self.dome.at(azimuth, sum(self.dome.elevation) / 2) for azimuth in azimuths])
 
     def _place_cameras(self, *, new_episode: bool) -> None:
@@ -347,19 +358,32 @@ class CameraRig(gym.Env[Any, Any]):
         else:
             goal = self._goal().copy() if "goal" in self.scene_factors else None
             steps = int(rng.integers(self._scene_steps + 1))
-            *_, self._observation = play(self.inner, self._policy, rng, steps)
+            while self._play(play(self.inner, self._policy, rng, steps)):
+                steps = int(rng.integers(self._lasted))  # what has ended cannot go on: a shorter episode
             if goal is not None:
                 self._set_goal(goal)
 
     def perturb_factor(self, factor: str, rng: np.random.Generator) -> None:
-        """Move the goal part of the way to another one, or let the robot go on for some actions."""
+        """Move the goal part of the way to another one, or let the robot go on for some actions.
+
+        Where its episode has ended with the actions before, the robot is drawn anew.
+        """
         choose("factor", factor, self.scene_factors)
         if factor == "goal":
             before = self._goal()
             self._set_goal(before + part_of_the_way(rng) * (self._draw_goal(rng) - before))
+        elif self._over:
+            self.draw_factor(factor, rng)
         else:
             steps = int(rng.integers(1, PERTURBING_STEPS + 1))
-            *_, self._observation = go_on(self.inner, self._policy, self._observation, rng, steps)
+            self._play(go_on(self.inner, self._policy, self._observation, rng, steps))
+
+    def _play(self, moments: Iterable[tuple[Any, bool]]) -> bool:
+        """Let the environment go through ``moments``; returns whether its episode has ended with the last."""
+        self._lasted = -1
+        for self._observation, self._over in moments:
+            self._lasted += 1
+        return self._over
 
     def _goal(self) -> NDArray[np.float64]:
         return np.asarray(self.inner.unwrapped.goal)  # type: ignore[attr-defined]
@@ -392,10 +416,16 @@ class CameraRig(gym.Env[Any, Any]):
 
 
 def scene_factors(env: gym.Env[Any, Any]) -> tuple[str, ...]:
-    """``("goal", "robot")`` where the goal can be set without touching the robot, otherwise ``("scene",)``."""
-    inner = env.unwrapped
+    """``("goal", "robot")`` where the goal can be set without touching the robot, otherwise ``("scene",)``.
+
+    Goals that are no positions, but places and attitudes in one (gymnasium-robotics' hands with objects), are drawn
+    relative to where the object happens to be.
+    """
+    inner, space = env.unwrapped, env.observation_space
     methods = all(callable(getattr(inner, name, None)) for name in ("_sample_goal", "_get_obs", "_render_callback"))
-    return ("goal", "robot") if methods and hasattr(inner, "goal") else ("scene",)
+    if not (methods and hasattr(inner, "goal") and isinstance(space, spaces.Dict) and GOAL_KEYS[1] in space.spaces):
+        return ("scene",)
+    return ("goal", "robot") if np.prod(space[GOAL_KEYS[1]].shape) % 3 == 0 else ("scene",)
 
 
 def rig_for(env_id: str) -> tuple[str, ...] | None:
@@ -428,7 +458,15 @@ def _goals(space: spaces.Space[Any]) -> tuple[str, ...]:
     return tuple(name for name in GOAL_KEYS if name in space.spaces and space[name].shape == (3,))
 
 
+def _track(track: Mapping[str, str]) -> dict[str, str]:
+    if not isinstance(track, Mapping) or not all(isinstance(text, str) for pair in track.items() for text in pair):
+        raise ValueError(f"track must map names to elements of the model, such as {{hand: 'body:hand'}}, got {track!r}")
+    return dict(track)
+
+
 def _as_json(env_kwargs: Mapping[str, Any]) -> str:
+    if not isinstance(env_kwargs, Mapping):
+        raise ValueError(f"env_kwargs must be a mapping of keyword arguments, got {env_kwargs!r}")
     try:
         return json.dumps(dict(env_kwargs), sort_keys=True)
     except TypeError as error:

@@ -108,7 +108,7 @@ class Stage:
                 "renders by itself gets its view through gqn_rl.view_adapter.ViewAdapter"
             )
         self.look()
-        if not (self._geom_groups == 0).any() and not (self._site_groups == 0).any():
+        if not any(elements.any() for elements in self._visible_at_first):
             has = self.model.ngeom + self.model.nsite
             raise ValueError(
                 "there is nothing to see: the model has no "
@@ -171,8 +171,14 @@ class Stage:
                     geoms[index if kind == "geom" else model.geom_bodyid == index] = drawn
                 if kind in ("site", "body"):
                     sites[index if kind == "site" else model.site_bodyid == index] = drawn
-        self._geom_groups = np.where(geoms & _opaque(model, model.geom_rgba, model.geom_matid), 0, _HIDDEN_GROUP)
-        self._site_groups = np.where(sites & _opaque(model, model.site_rgba, model.site_matid), 0, _HIDDEN_GROUP)
+        self._geoms, self._sites = geoms, sites
+        self._visible_at_first = self._visible()
+
+    def _visible(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Which geoms and sites are to be seen now: an environment may let them appear and vanish."""
+        model = self.model
+        geoms = self._geoms & _opaque(model, model.geom_rgba, model.geom_matid)
+        return geoms, self._sites & _opaque(model, model.site_rgba, model.site_matid)
 
     def position(self, element: str, seen: mujoco.MjData) -> NDArray[np.float64]:
         """Where ``element`` is, world metres (3,); ``seen`` is what :meth:`look` returned."""
@@ -181,9 +187,9 @@ class Stage:
         return places[index].copy()
 
     def visible_places(self, seen: mujoco.MjData) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Centres (N, 3) and bounding radii (N,) of everything visible that has an end; world metres."""
-        geoms = (self._geom_groups == 0) & (self.model.geom_rbound > 0)  # 0 is a plane's
-        sites = self._site_groups == 0
+        """Centres (N, 3) and bounding radii (N,) of everything that has an end, and was visible at first; metres."""
+        geoms, sites = self._visible_at_first
+        geoms = geoms & (self.model.geom_rbound > 0)  # 0 is a plane's
         centres = np.concatenate([seen.geom_xpos[geoms], seen.site_xpos[sites]])
         return centres, np.concatenate([self.model.geom_rbound[geoms], self.model.site_size[sites].max(axis=1)])
 
@@ -206,10 +212,11 @@ class Stage:
         groups = model.geom_group.copy(), model.site_group.copy()
         names = ("offsamples", "numslices", "numstacks", "numquads", "shadowsize")
         qualities = {name: getattr(quality, name) for name in names}
-        sizes = {name: getattr(size, name) for name in ("fovy", "offheight", "offwidth")}
-        model.geom_group[:], model.site_group[:] = self._geom_groups, self._site_groups
+        sizes = {name: getattr(size, name) for name in ("fovy", "orthographic", "offheight", "offwidth")}
+        geoms, sites = self._visible()
+        model.geom_group[:], model.site_group[:] = (np.where(seen, 0, _HIDDEN_GROUP) for seen in (geoms, sites))
         if fovy is not None:
-            size.fovy = fovy
+            size.fovy, size.orthographic = fovy, 0
         try:
             yield
         finally:

@@ -10,7 +10,7 @@ import copy
 import functools
 import importlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from gqn_rl.cameras import Dome
+from gqn_rl.cameras import Dome, is_whole
 from gqn_rl.envs.rig_stage import Stage, make_inner
 
 #: Chooses an action: ``policy(observation, rng)``.
@@ -93,7 +93,10 @@ def survey(
     env = make_inner(env_id, json.loads(env_kwargs))
     try:
         rng = np.random.default_rng(_SEED)
-        watched = _watch(env, stage_args, matters, goals, observed, find_policy(policy, env.action_space), rng)
+        actor = find_policy(policy, env.action_space)
+        watched = _watch(env, stage_args, matters, goals, observed, actor, rng)
+        # Numbers that the policy keeps still would be huge for one that is still to learn.
+        at_random = _numbers_at_random(env, observed, rng) if actor and can_be_random(env.action_space) else None
         center, radius, azimuth = given
         found_center, reach = _sphere(watched, env_id, center)
         distance = reach / (FILL * np.sin(np.deg2rad(fovy / 2)))
@@ -108,7 +111,7 @@ def survey(
             )
     finally:
         env.close()
-    numbers = np.array(watched.numbers)
+    numbers = np.array(watched.numbers if at_random is None else at_random)
     spread = numbers.std(axis=0)
     spread[spread < CONSTANT] = 1.0
     x, y, z = (float(number) for number in found_center)
@@ -137,7 +140,7 @@ def _watch(
     env.reset(seed=_SEED)
     stage = Stage(env, *stage_args)
     for episode in range(EPISODES):
-        for step, observation in enumerate(play(env, policy, rng, STEPS)):
+        for step, (observation, _) in enumerate(play(env, policy, rng, STEPS)):
             seen = stage.look()
             numbers.append(observed_numbers(observation, *observed))
             if matters or goals:
@@ -150,6 +153,14 @@ def _watch(
             if step == 0 and episode % 4 == 0:
                 moments.append(copy.copy(seen))
     return _Watched(stage, places, sizes, numbers, moments)
+
+
+def _numbers_at_random(
+    env: gym.Env[Any, Any], observed: tuple[tuple[str, ...], tuple[int, ...] | None], rng: np.random.Generator
+) -> list[NDArray[np.float32]]:
+    """The watched numbers (P,) of each moment, under random actions."""
+    episodes = (play(env, None, rng, STEPS) for _ in range(EPISODES))
+    return [observed_numbers(observation, *observed) for episode in episodes for observation, _ in episode]
 
 
 def _sphere(
@@ -224,17 +235,22 @@ def _arcs(free: Sequence[bool]) -> Iterator[tuple[float, float]]:
 # What an environment does -------------------------------------------------------------------------------------
 
 
-def play(env: gym.Env[Any, Any], policy: Policy | None, rng: np.random.Generator, steps: int) -> Iterator[Any]:
-    """Observations of an episode that begins from ``rng``: the first, and those of at most ``steps`` steps."""
+def play(
+    env: gym.Env[Any, Any], policy: Policy | None, rng: np.random.Generator, steps: int
+) -> Iterator[tuple[Any, bool]]:
+    """An episode that begins from ``rng``: its first observation, and what :func:`go_on` yields from there."""
     observation, _ = env.reset(seed=int(rng.integers(2**31)))
-    yield observation
+    yield observation, False
     yield from go_on(env, policy, observation, rng, steps)
 
 
 def go_on(
     env: gym.Env[Any, Any], policy: Policy | None, observation: Any, rng: np.random.Generator, steps: int
-) -> Iterator[Any]:
-    """Observations of at most ``steps`` more steps; without a policy, of random actions that last some steps."""
+) -> Iterator[tuple[Any, bool]]:
+    """Observations of at most ``steps`` more steps, and whether the episode ended with each.
+
+    Without a policy, of random actions that last some steps.
+    """
     action: Any = None
     for _ in range(steps):
         if policy is not None:
@@ -242,7 +258,7 @@ def go_on(
         elif action is None or rng.random() > KEEP:
             action = _random_action(env.action_space, rng)
         observation, _, terminated, truncated, _ = env.step(action)
-        yield observation
+        yield observation, terminated or truncated
         if terminated or truncated:
             return
 
@@ -254,11 +270,13 @@ def find_policy(policy: str | Policy | None, space: spaces.Space[Any]) -> Policy
         ValueError: it cannot be imported; or there is none, and ``space`` is none to draw from at random.
     """
     if policy is None:
-        if not isinstance(space, (spaces.Box, spaces.Discrete)):
+        if not can_be_random(space):
             raise ValueError(f"random actions need a Box or Discrete action space, got {space}; give a policy")
         return None
-    if not isinstance(policy, str):
+    if callable(policy):
         return policy
+    if not isinstance(policy, str):
+        raise ValueError(f"policy must be module:function or a function of observation and generator, got {policy!r}")
     module, _, name = policy.partition(":")
     try:
         found = getattr(importlib.import_module(module), name)
@@ -267,6 +285,11 @@ def find_policy(policy: str | Policy | None, space: spaces.Space[Any]) -> Policy
     if not callable(found):
         raise ValueError(f"policy must be module:function, but {policy!r} cannot be called")
     return found
+
+
+def can_be_random(space: spaces.Space[Any]) -> bool:
+    """Whether actions of ``space`` can be drawn at random here."""
+    return isinstance(space, (spaces.Box, spaces.Discrete))
 
 
 def _random_action(space: spaces.Space[Any], rng: np.random.Generator) -> Any:
@@ -337,7 +360,8 @@ def check_observed(
         size = 0
     if proprio is None:
         return parts, None
-    wrong_entries = [entry for entry in proprio if not isinstance(entry, (int, np.integer)) or not 0 <= entry < size]
+    entries = list(proprio) if isinstance(proprio, Iterable) else [proprio]
+    wrong_entries = [entry for entry in entries if not (is_whole(entry) and 0 <= entry < size)]
     if wrong_entries:
         raise ValueError(f"proprio holds {wrong_entries}, but what is observed has {size} numbers, 0 to {size - 1}")
-    return parts, tuple(int(entry) for entry in proprio)
+    return parts, tuple(int(entry) for entry in entries)

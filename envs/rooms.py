@@ -18,7 +18,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from gqn_rl.cameras import Dome, Fixed, look_at
+from gqn_rl.cameras import Dome, Fixed, is_whole, look_at
 from gqn_rl.envs.base import (
     CameraMode,
     ObservationMode,
@@ -26,7 +26,6 @@ from gqn_rl.envs.base import (
     check_action,
     check_share,
     choose,
-    is_whole,
     part_of_the_way,
 )
 from gqn_rl.envs.colors import distinct_hues, rgb

@@ -6,7 +6,7 @@ Looking along yaw 0 and pitch 0 is looking along +x, with +y to the left and +z 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from typing import Any
@@ -33,10 +33,30 @@ def check_camera(metadata: Mapping[str, Any]) -> None:
         )
     size, fovy = metadata["image_size"], metadata["fovy"]
     pixels = list(size) if isinstance(size, Sequence | np.ndarray) and not isinstance(size, str) else []
-    if len(pixels) != 2 or not all(isinstance(side, Integral) and int(side) > 0 for side in pixels):
+    if len(pixels) != 2 or not all(is_whole(side) and side > 0 for side in pixels):
         raise UserError(f"camera_metadata's image_size must be (height, width) in pixels, got {size!r}")
     if not isinstance(fovy, Real) or not 0 < float(fovy) < 180:
         raise UserError(f"camera_metadata's fovy must be the vertical field of view, 0 to 180 degrees, got {fovy!r}")
+
+
+def is_whole(value: Any) -> bool:
+    """Whether ``value`` is an integer, of Python or NumPy, and no bool."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def size_pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
+    """``64`` or ``(height, width)`` as a pair; raises ``ValueError`` unless both are at least 1."""
+    pair = tuple(value) if isinstance(value, Iterable) else (value, value)
+    if len(pair) != 2 or not all(is_whole(n) and n >= 1 for n in pair):
+        raise ValueError(f"{name} must be a positive integer or (height, width), got {value!r}")
+    return int(pair[0]), int(pair[1])
+
+
+def check_fovy(value: Any) -> float:
+    """A vertical field of view, degrees; raises ``ValueError`` unless it lies between 0 and 180."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 < float(value) < 180:
+        raise ValueError(f"fovy must lie between 0 and 180 degrees, got {value!r}")
+    return float(value)
 
 
 def check_poses(poses: ArrayLike) -> NDArray[np.float32]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from gqn_rl.cameras import CONVENTION, check_poses
+from gqn_rl.cameras import CONVENTION, check_fovy, check_poses, is_whole, size_pair
 from gqn_rl.types import POSE_SIZE, Image, RenderError
 
 
@@ -34,7 +34,8 @@ class ViewAdapter(gym.ObservationWrapper[Any, Any, Any], gym.utils.RecordConstru
             be square then, as they are to the encoders.
 
     Raises:
-        ValueError: ``env`` does not render to ``rgb_array``, or its observation has no such numbers.
+        ValueError: ``env`` does not render to ``rgb_array``, its observation has no such numbers, or the view can have
+            no such size or field of view.
     """
 
     def __init__(
@@ -52,14 +53,12 @@ class ViewAdapter(gym.ObservationWrapper[Any, Any, Any], gym.utils.RecordConstru
         gym.ObservationWrapper.__init__(self, env)
         if env.render_mode != "rgb_array":
             raise ValueError(f"ViewAdapter needs an environment with render_mode='rgb_array', got {env.render_mode!r}")
-        height, width = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-        if height < 1 or width < 1:
-            raise ValueError(f"image_size must be a positive integer or (height, width), got {image_size!r}")
         own = env.observation_space
         size = int(np.prod(own.shape)) if isinstance(own, spaces.Box) else 0
-        if wrong := [index for index in proprio if not 0 <= index < size]:
+        entries = list(proprio) if isinstance(proprio, Iterable) else [proprio]
+        if wrong := [index for index in entries if not (is_whole(index) and 0 <= index < size)]:
             raise ValueError(f"proprio holds {wrong}, but a flat observation is needed that has them; this is {own}")
-        self._pose_fn, self._proprio, self._size = pose_fn, list(proprio), (int(height), int(width))
+        self._pose_fn, self._proprio, self._size = pose_fn, entries, size_pair("image_size", image_size)
         parts: dict[str, spaces.Space[Any]] = {
             "images": spaces.Box(0, 255, (1, *self._size, 3), np.uint8),
             "poses": spaces.Box(-np.inf, np.inf, (1, POSE_SIZE), np.float32),
@@ -71,7 +70,7 @@ class ViewAdapter(gym.ObservationWrapper[Any, Any, Any], gym.utils.RecordConstru
             #: What an encoder has to agree with.
             self.camera_metadata = {
                 "convention": CONVENTION,
-                "fovy": float(fovy),
+                "fovy": check_fovy(fovy),
                 "image_size": self._size,
                 "renderer": f"{type(env.unwrapped).__name__}.render",
             }

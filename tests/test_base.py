@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from gqn_rl import CAMERA_RIG
-from gqn_rl.envs.base import size_pair
+from gqn_rl.cameras import size_pair
 from gqn_rl.types import RenderError
 
 NAMES = ("ArmReach", "ArmPick", "RoomRing", "RoomNavigate", "MazeExplore", "ShepardMetzler")

@@ -39,10 +39,13 @@ from gqn_rl.types import Perturbable, SceneSource
 
 FETCH, REACHER, DM_REACHER = "FetchReach-v4", "Reacher-v5", "dm_control/reacher-easy-v0"
 #: The package that an environment comes from, where it is not Gymnasium itself.
-PACKAGES = {FETCH: "gymnasium_robotics", "FetchPush-v4": "gymnasium_robotics", DM_REACHER: "shimmy"}
+PACKAGES = {
+    **dict.fromkeys((FETCH, "FetchPush-v4", "HandManipulateBlock-v1"), "gymnasium_robotics"),
+    DM_REACHER: "shimmy",
+}
 SIDE = 32
 
-WORLD = """<mujoco><visual><global fovy="30"/></visual><worldbody><light pos="0 0 3"/>
+WORLD = """<mujoco><visual><global {view}/></visual><worldbody><light pos="0 0 3"/>
   <geom name="floor" type="plane" size="2 2 .1"/>{extra}
   <body name="puck" pos=".5 0 .1"><joint name="x" type="slide" axis="1 0 0" damping="1"/>
     {geom}<site name="mark" group="4" size=".05"/></body>
@@ -71,8 +74,8 @@ def test_options_that_json_cannot_hold_are_named() -> None:
 class World(gym.Env[Any, Any]):
     """A puck on a slide, as small as a MuJoCo environment can be."""
 
-    def __init__(self, geom: str = PUCK, extra: str = "", push: float = 1.0) -> None:
-        self.model = mujoco.MjModel.from_xml_string(WORLD.format(geom=geom, extra=extra))
+    def __init__(self, geom: str = PUCK, extra: str = "", push: float = 1.0, view: str = 'fovy="30"') -> None:
+        self.model = mujoco.MjModel.from_xml_string(WORLD.format(geom=geom, extra=extra, view=view))
         self.data = mujoco.MjData(self.model)
         self.push = push
         self.action_space = spaces.Box(-1, 1, (1,), np.float32)
@@ -100,7 +103,22 @@ class Bare(World):
         self.data = mujoco.MjData(self.model)
 
 
+class Edge(World):
+    """An episode ends where the puck leaves the middle, and an action after that is an error."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        self.ended = False
+        return super().reset(seed=seed)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        assert not self.ended, "stepped after its end"
+        observation, reward, *_ = super().step(action)
+        self.ended = bool(abs(observation[0]) > 0.3)
+        return observation, reward, self.ended, False, {}
+
+
 if "toy/World-v0" not in gym.registry:
+    gym.register("toy/Edge-v0", entry_point=Edge, max_episode_steps=10)
     gym.register("toy/World-v0", entry_point=World, max_episode_steps=10)
     gym.register("toy/Bare-v0", entry_point=Bare, max_episode_steps=10)
 
@@ -245,7 +263,19 @@ def test_goal_and_robot_are_drawn_apart_and_what_is_hidden_is_hidden() -> None:
             assert np.array_equal(env.render_view(pose), now)
 
 
-@pytest.mark.parametrize("env_id", [REACHER, FETCH, DM_REACHER])
+def test_no_scene_goes_on_after_its_episode_has_ended() -> None:
+    with rig("toy/Edge-v0", track={"puck": "body:puck"}) as env:
+        rng, ended = np.random.default_rng(0), 0
+        for _ in range(30):
+            env.draw_factor("scene", rng)
+            assert not cast(Edge, env.inner.unwrapped).ended
+            for _ in range(4):  # the first may end it
+                env.perturb_factor("scene", rng)
+                ended += cast(Edge, env.inner.unwrapped).ended
+        assert ended > 3
+
+
+@pytest.mark.parametrize("env_id", [REACHER, FETCH, DM_REACHER, "HandManipulateBlock-v1"])
 def test_a_scene_depends_on_its_number_alone(env_id: str) -> None:
     with rig(env_id) as env:
         block = BlockPlan()
@@ -356,6 +386,16 @@ CAGE = "".join(f'<geom type="box" size=".02 2 2" pos="{x} 0 0"/>' for x in (-0.2
         ("toy/World-v0", {"center": "abc"}, "center must be x, y, z in metres, got 'abc'"),
         ("toy/World-v0", {"fovy": "45"}, "fovy must lie between 0 and 180 degrees, got '45'"),
         ("toy/World-v0", {"hide": "body:pack"}, "no body 'pack'"),
+        ("toy/World-v0", {"hide": 3}, "hide must be a name or a list of names, got 3"),
+        ("toy/World-v0", {"hide": [3]}, r"hide must be a name or a list of names, got \[3\]"),
+        ("toy/World-v0", {"track": "hand"}, "track must map names to elements of the model, .* got 'hand'"),
+        ("toy/World-v0", {"track": {"a": 3}}, "track must map names to elements of the model"),
+        ("toy/World-v0", {"frame": 3}, "frame must be an element of the model, 'achieved_goal' or 'none', got 3"),
+        ("toy/World-v0", {"proprio": 5}, r"proprio holds \[5\]"),
+        ("toy/World-v0", {"proprio": [True]}, r"proprio holds \[True\]"),
+        ("toy/World-v0", {"policy": 5}, "policy must be module:function or a function .*, got 5"),
+        ("toy/World-v0", {"env_kwargs": "a"}, "env_kwargs must be a mapping of keyword arguments, got 'a'"),
+        ("toy/World-v0", {"fovy": True}, "fovy must lie between 0 and 180 degrees, got True"),
         (FETCH, {"observe": ["goal"]}, "no numeric part 'goal'; valid: achieved_goal, desired_goal, observation"),
     ],
 )
@@ -410,7 +450,7 @@ def test_goals_that_are_bodies_are_seen_where_they_are() -> None:
         inner: Any = env.inner.unwrapped
         env.new_scene(np.random.default_rng(0))
         before, simulated = env.render_view(env.camera_poses[0]), inner.data.qpos.copy()
-        env.draw_factor("goal", np.random.default_rng(1))
+        inner.goal = inner._sample_goal()
         assert (env.render_view(env.camera_poses[0]) != before).any(axis=-1).sum() > 5
         np.testing.assert_allclose(env.stage.position("body:target", env.stage.look()), inner.goal[:3], atol=1e-6)
         assert np.array_equal(inner.data.qpos, simulated)  # the simulation knows nothing of it
@@ -430,6 +470,55 @@ def test_scenes_follow_the_policy_that_is_given() -> None:
                 drawn.append(env.state()[0] + env.center[0])
             states.append(drawn)
     assert np.mean(states[1]) < np.mean(states[0]) - 0.2
+
+
+def test_numbers_are_in_the_units_of_random_actions_whatever_the_policy() -> None:
+    with rig("toy/World-v0", policy=f"{__name__}:go_left", proprio=[0]) as env:
+        env.action_space.seed(0)
+        seen = []
+        for episode in range(20):
+            env.reset(seed=episode)
+            seen += [env.step(env.action_space.sample())[0]["proprio"] for _ in range(10)]
+    assert abs(np.mean(seen)) < 0.5
+    assert 0.5 < np.std(seen) < 2
+
+
+def test_an_action_that_is_no_number_is_refused() -> None:
+    """MuJoCo would let the robot stand still, and go on."""
+    with rig("toy/World-v0") as env:
+        env.reset(seed=0)
+        with pytest.raises(ValueError, match="an action must be finite"):
+            env.step(np.array([np.nan], np.float32))
+        with pytest.raises(ValueError, match="an action must be of Box"):
+            env.step(np.zeros(2, np.float32))
+
+
+@pytest.mark.parametrize("views", range(2, 8))
+def test_on_a_whole_circle_no_two_cameras_are_face_to_face(views: int) -> None:
+    with rig("toy/World-v0", views=views, azimuth=(-180, 180)) as env:
+        yaws = env.camera_poses[:, 3]
+        apart = np.abs((yaws[:, None] - yaws + np.pi) % (2 * np.pi) - np.pi) + 2 * np.pi * np.eye(views)
+        assert (np.abs(apart - np.pi) > 0.2).all()
+        assert apart.min() > 2 * np.pi / (views + 2)
+
+
+def test_a_model_seen_without_perspective_gets_cameras_with_it() -> None:
+    with rig("toy/World-v0", env_kwargs={"view": 'orthographic="true"'}, views=1, track={"puck": "body:puck"}) as env:
+        env.reset(seed=0)
+        pose = env.camera_poses[0]
+        place = red(env.render_view(pose))
+        assert np.isfinite(place).all()
+        assert np.linalg.norm(place - project(env.state()[:3], pose, env.fovy, SIDE, SIDE)) < 2
+        assert env.stage.model.vis.global_.orthographic == 1  # it is the environment's own
+
+
+def test_what_appears_later_is_seen() -> None:
+    ghost = PUCK.replace('rgba="1 0 0 1"', 'rgba="1 0 0 0"') + '<geom type="box" size=".02 .02 .02" rgba="0 0 1 1"/>'
+    with rig("toy/World-v0", env_kwargs={"geom": ghost}, views=1) as env:
+        env.reset(seed=0)
+        assert np.isnan(red(env.render_view(env.camera_poses[0]))).all()
+        env.stage.model.geom("puck").rgba[3] = 1
+        assert np.isfinite(red(env.render_view(env.camera_poses[0]))).all()
 
 
 def test_which_environments_need_a_rig() -> None:

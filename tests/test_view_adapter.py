@@ -95,7 +95,17 @@ def test_a_field_of_view_is_compared_where_it_is_given() -> None:
     [
         (lambda: ViewAdapter(gym.make(TOY_ID), pose_fn), "needs an environment with render_mode='rgb_array', got None"),
         (lambda: adapted(proprio=[4]), r"proprio holds \[4\]"),
-        (lambda: adapted(image_size=0), "image_size must be a positive integer"),
+        (lambda: adapted(proprio=[True]), r"proprio holds \[True\]"),
+        (lambda: adapted(proprio=[1.0]), r"proprio holds \[1.0\]"),
+        (lambda: adapted(proprio=2.5), r"proprio holds \[2.5\]"),
+        *[
+            (
+                lambda size=size: adapted(image_size=size),
+                "image_size must be a positive integer or .height, width., got",
+            )
+            for size in (0, "64", 64.0, (64.7, 64.2), (64, 64, 3), True)
+        ],
+        *[(lambda fovy=fovy: adapted(fovy=fovy), "fovy must lie between 0 and 180") for fovy in (-5, np.nan, True)],
         (lambda: ViewAdapter(adapted().env, lambda env: POSE[:4]).reset(), r"5 numbers .*, got shape \(4,\)"),
     ],
 )
