@@ -151,6 +151,8 @@ class SceneEnv(gym.Env[Any, NDArray[np.float32]]):
         self.model = model
         self.data = mujoco.MjData(model)
         model.vis.global_.fovy = self.fovy
+        mujoco.mj_kinematics(model, self.data)  # so that there is something to see before the first scene
+        mujoco.mj_camlight(model, self.data)
         self._eyes = SceneRenderer(
             model, *self.image_size, views=self.views, quality=quality, geom_groups=self.small_geoms
         )

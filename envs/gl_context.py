@@ -33,11 +33,21 @@ class _Context:
         self._context: Any = None
         self._pid = 0
         self._thread = 0
+        self._left: list[Any] = []
 
     @property
     def inherited(self) -> bool:
         """Whether there is one, of a process that this one was forked from."""
         return self._context is not None and self._pid != os.getpid()
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether there is one, of another thread."""
+        return self._context is not None and self._thread != threading.get_ident()
+
+    def leave(self, resources: Any) -> None:
+        """Have the thread that may do it free MuJoCo's ``resources``, when it draws the next time."""
+        self._left.append(resources)
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
@@ -53,7 +63,7 @@ class _Context:
                 'start workers with the "forkserver" or "spawn" method'
             )
         # A context is one thread's until that one gives it up, which would cost every picture a fifth of its time.
-        if self._context is not None and self._thread != threading.get_ident():
+        if self.elsewhere:
             raise RenderError(
                 "another thread of this process has rendered, and OpenGL's context is that one's; draw in one thread, "
                 "or in processes of their own"
@@ -63,6 +73,8 @@ class _Context:
                 self._context = _new_gl_context()
                 self._pid, self._thread = os.getpid(), threading.get_ident()
             self._context.make_current()
+            while self._left:
+                self._left.pop().free()
             yield
 
 

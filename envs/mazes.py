@@ -300,6 +300,7 @@ class MazeExplore(Walker):
         choose("factor", factor, self.scene_factors)
         if factor == "layout":
             self._layout = draw_layout(self.layouts, self.size, rng)
+            self._visited[:] = False
             self._maze.show(self._layout)
         elif factor == "appearance":
             self._maze.draw_looks(self._layout, rng)

@@ -104,7 +104,6 @@ class RoomNavigate(Walker, Room):
             render_mode=render_mode,
             render_size=render_size,
         )
-        self._marker = self.model.body("goal").mocapid[0]
 
     # Truth ----------------------------------------------------------------------------------------------------
 
@@ -144,7 +143,6 @@ class RoomNavigate(Walker, Room):
             if self._distances().min() > START_DISTANCE:
                 break
         self.data.qpos[2] = self.np_random.uniform(-np.pi, np.pi)
-        self.data.mocap_pos[self._marker, :2] = self._places[0]
         mujoco.mj_forward(self.model, self.data)
         self._place_cameras(new_episode=True)
         return self._observe(), self._info()
@@ -173,6 +171,10 @@ class RoomNavigate(Walker, Room):
         return spaces.Dict({**seen.spaces, "goal": goal}) if isinstance(seen, spaces.Dict) else seen
 
     # Scenes ---------------------------------------------------------------------------------------------------
+
+    def _show_objects(self) -> None:
+        super()._show_objects()
+        self.data.mocap_pos[self.model.body("goal").mocapid[0], :2] = self._places[0]
 
     def sample_pose(self, rng: np.random.Generator) -> Pose:
         """A camera pose (5,) where the agent's eyes can be."""

@@ -162,6 +162,9 @@ class SceneRenderer:
         if CONTEXT.inherited:
             _INHERITED.append(context)  # not ours to free: the process that this one was forked from draws with it
             return
+        if CONTEXT.elsewhere:
+            CONTEXT.leave(context)
+            return
         with CONTEXT.current():
             context.free()
 

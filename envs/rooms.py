@@ -62,7 +62,7 @@ def _named(dome: Dome, azimuths: dict[str, float]) -> Fixed:
 
 #: A ring of cameras, 2.9 m from the room's axis and 1.15 m above the floor, that face the middle.
 RING: Final = Dome(center=(0.0, 0.0, 0.4), radius=(3.0, 3.0), elevation=(14.5, 14.5))
-#: Metres: the spread and the separation of objects that stay well inside the ring, where all its cameras see them.
+#: Metres: the spread and the separation of objects that stay well inside the ring, whose cameras see nearly all.
 GATHERED: Final = (1.5, 1.15)
 RING_CAMERAS: Final = _named(RING, {"east": 0.0, "north": 90.0, "west": 180.0, "south": -90.0})
 #: Cameras in the room's corners, 1.6 m above the floor, that do the same.
@@ -413,10 +413,11 @@ class RoomFree(_RoomView):
     **Observation**, **reward** and **episode** are those of :class:`RoomRing`.
 
     Args:
-        ring: probability that a scene is one of :class:`RoomRing`'s, all of whose views show all objects: from such
-            scenes an encoder learns what to look for, and then finds it in the others, whose views share little.
+        ring: probability that a scene is one of :class:`RoomRing`'s, nearly all of whose views show all objects: from
+            such scenes an encoder learns what to look for, and then finds it in the others, whose views share little.
         facing: probability that a view of any other scene turns to one of the objects, which it then has in sight,
-            unless another stands before it; two views of any yaw seldom show the same object.
+            unless another stands before it, or the view passes over it where it is near; two views of any yaw seldom
+            show the same object.
         others: as of :class:`RoomRing`.
 
     Raises:

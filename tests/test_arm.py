@@ -29,6 +29,7 @@ from gqn_rl.envs.arm import (
     TARGET_COLOR,
     TARGET_DISTANCE,
     TARGET_HEIGHT,
+    TARGET_RADII,
     TARGET_RADIUS,
     ArmReach,
 )
@@ -296,6 +297,20 @@ def test_perturbed_targets_are_targets_nearer_than_others() -> None:
             others.append(np.linalg.norm(env.target_position - before))
     assert min(moved) > 0
     assert SMALLEST_MOVE * np.mean(others) < np.mean(moved) < 0.8 * np.mean(others)
+
+
+def test_perturbed_targets_of_any_look_are_targets_too() -> None:
+    with arm(obs_mode="state", randomize=RANDOMIZATIONS) as env:
+        looks = set()
+        for seed in range(100):
+            env.draw_factor("target", np.random.default_rng(seed))
+            env.perturb_factor("target", np.random.default_rng(1000 + seed))
+            place = env.target_position
+            assert TARGET_DISTANCE[0] <= np.hypot(*place[:2]) <= TARGET_DISTANCE[1]
+            assert TARGET_HEIGHT[0] <= place[2] <= TARGET_HEIGHT[1]
+            assert TARGET_RADII[0] <= env.target_radius <= TARGET_RADII[1]
+            looks.add((env.target_radius, *env.model.geom("target").rgba))
+        assert len(looks) == 100
 
 
 def test_perturbed_arms_are_poses_whose_first_joints_stay() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -49,9 +50,22 @@ def test_sizes_are_whole_numbers_of_any_kind_and_nothing_else() -> None:
     for wrong in (64.5, None, 0, (64,), (64, 64, 3), (64, 0.5), "64"):
         with pytest.raises(ValueError, match="image_size must be a positive integer or"):
             size_pair("image_size", wrong)  # type: ignore[arg-type]
-    for name, value in (("camera_elevation", 30.0), ("camera_elevation", (1.0, 2.0, 3.0))):
-        with pytest.raises(ValueError, match=rf"{name} must be \(lowest, highest\)"):
-            gym.make("gqn_rl:gqn_rl/ArmReach-v0", **{name: value})
+    for value in (30.0, (1.0, 2.0, 3.0), ("a", "b")):
+        with pytest.raises(ValueError, match=r"camera_elevation must be \(lowest, highest\)"):
+            gym.make("gqn_rl:gqn_rl/ArmReach-v0", camera_elevation=value)
+    for name in ("randomize", "camera_names"):
+        with pytest.raises(ValueError, match=f"{name} must be a name or a list of names, got 5"):
+            gym.make("gqn_rl:gqn_rl/ArmReach-v0", **{name: 5})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_there_is_something_to_see_from_the_first(name: str) -> None:
+    """Before any episode, or scene; what is seen then changes no episode."""
+    env: Any = gym.make(f"gqn_rl:gqn_rl/{name}-v0").unwrapped
+    picture = env.render_view(env.sample_pose(np.random.default_rng(0)))
+    assert picture.max() > 30
+    assert picture.std() > 3
+    env.close()
 
 
 def test_pictures_of_somebody_elses_renderer_are_what_they_were_before_ours() -> None:
@@ -85,6 +99,39 @@ def test_another_thread_is_told_why_it_cannot_draw() -> None:
         pool.submit(env.reset, seed=0).result()
     assert np.array_equal(env.reset(seed=0)[0]["images"], before)
     env.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="draws with EGL")
+def test_closed_in_another_thread_it_leaves_the_pictures_there_as_they_are() -> None:
+    """Where that thread draws with a renderer of its own; in a process whose OpenGL nobody else has used."""
+    code = """
+import gc, gymnasium as gym, mujoco, numpy as np
+from concurrent.futures import ThreadPoolExecutor
+model = mujoco.MjModel.from_xml_string('<mujoco><worldbody><light pos="0 0 3"/><geom size="1"/></worldbody></mujoco>')
+def theirs():
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    renderer = mujoco.Renderer(model, 64, 64)
+    def draw():
+        renderer.update_scene(data)
+        return renderer.render().copy()
+    return draw
+envs = [gym.make("gqn_rl:gqn_rl/ArmReach-v0", image_size=16) for _ in range(3)]
+images = [env.reset(seed=0)[0]["images"] for env in envs]
+with ThreadPoolExecutor(1) as pool:
+    draw = pool.submit(theirs).result()
+    before = pool.submit(draw).result()
+    pool.submit(envs.pop().close).result()
+    def drop():
+        envs.pop()
+        gc.collect()
+    pool.submit(drop).result()
+    assert np.array_equal(pool.submit(draw).result(), before)
+assert np.array_equal(envs[0].reset(seed=0)[0]["images"], images[0])
+"""
+    egl = {"MUJOCO_GL": "egl", **os.environ}  # MuJoCo's own renderer looks for a display first
+    done = subprocess.run([sys.executable, "-c", code], env=egl, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_forked_process_closes_what_it_inherited_and_leaves_it_whole() -> None:

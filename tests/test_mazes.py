@@ -397,6 +397,16 @@ def test_the_ball_stays_where_it_was_drawn_if_no_wall_is_there() -> None:
         assert kept >= 15
 
 
+def test_of_a_maze_that_is_drawn_anew_nothing_has_been_visited() -> None:
+    with maze() as env:
+        env.reset(seed=0)
+        for _ in range(20):
+            env.step(env.action_space.sample())
+        assert env.coverage > 0
+        env.draw_factor("layout", np.random.default_rng(1))
+        assert env.coverage == 0
+
+
 def test_factors_make_the_same_scene_in_any_order() -> None:
     with maze(task="goal", image_size=32) as env:
         seen = []

@@ -325,6 +325,16 @@ def test_small_views_show_the_room_and_neither_agent_nor_mark() -> None:
         assert np.array_equal(env.render_view(pose), before)
 
 
+def test_the_mark_is_under_the_goal_in_recorded_scenes_too() -> None:
+    env: Any = gym.make("gqn_rl/RoomNavigate-v0").unwrapped
+    env.reset(seed=0)
+    for seed in range(3):
+        env.new_scene(np.random.default_rng(seed))
+        there = np.linalg.norm(env.data.body("goal").xpos[:2] - env.place)
+        assert env._info()["distance"] == pytest.approx(there, abs=1e-6)
+    env.close()
+
+
 def test_render_shows_the_agent() -> None:
     with navigate(obs_mode="state", render_mode="rgb_array", render_size=120) as env:
         env.reset(seed=0)
