@@ -425,7 +425,7 @@ def scene_factors(env: gym.Env[Any, Any]) -> tuple[str, ...]:
     methods = all(callable(getattr(inner, name, None)) for name in ("_sample_goal", "_get_obs", "_render_callback"))
     if not (methods and hasattr(inner, "goal") and isinstance(space, spaces.Dict) and GOAL_KEYS[1] in space.spaces):
         return ("scene",)
-    return ("goal", "robot") if np.prod(space[GOAL_KEYS[1]].shape) % 3 == 0 else ("scene",)
+    return ("goal", "robot") if np.prod(space[GOAL_KEYS[1]].shape or ()) % 3 == 0 else ("scene",)
 
 
 def rig_for(env_id: str) -> tuple[str, ...] | None:
