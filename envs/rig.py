@@ -332,8 +332,10 @@ class CameraRig(gym.Env[Any, Any]):
         There, an odd number stands all around, and an even one as if it were one more.
         """
         low, high = self.dome.azimuth
-        parts = self.views if high - low == 360 and self.views % 2 else self.views + 1
-        azimuths = low + (high - low) * np.arange(1, self.views + 1) / parts
+        shares = np.arange(1, self.views + 1) / (self.views + 1)
+        if high - low == 360 and self.views % 2:
+            shares = (np.arange(self.views) + 0.5) / self.views
+        azimuths = low + (high - low) * shares
         return np.stack([self.dome.at(azimuth, sum(self.dome.elevation) / 2) for azimuth in azimuths])
 
     def _place_cameras(self, *, new_episode: bool) -> None:
