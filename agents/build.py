@@ -305,8 +305,9 @@ def load_model(
 
 def check_spaces(model: BaseAlgorithm, venv: VecEnv, path: Path) -> None:
     """Raise :class:`UserError` if the model saved in ``path`` observes or acts otherwise than ``venv`` has it."""
+    seen = model._wrap_env(venv)  # as it was for training: pictures get their channels first
     try:
-        check_for_correct_spaces(venv, model.observation_space, model.action_space)
+        check_for_correct_spaces(seen, model.observation_space, model.action_space)
     except ValueError as error:
         raise _other_spaces(path, error) from None
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import EPISODE, TOY_ID, OtherEncoder, ToyEncoder
+from conftest import EPISODE, TOY_ID, OtherEncoder, ToyEncoder, ToyReach, toy_values
 from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -29,6 +29,7 @@ from gqn_rl.agents.replay import replay
 from gqn_rl.agents.reporting import describe, film, say
 from gqn_rl.agents.runs import Row, RunFolder
 from gqn_rl.agents.seeding import HELD_OUT
+from gqn_rl.agents.training import TrainConfig, train
 from gqn_rl.agents.vec_scene import VecSceneObservation
 from gqn_rl.config import UserError
 
@@ -222,6 +223,28 @@ def test_replay_of_a_policy_that_observes_something_else_says_so(run_copy: Path)
     config.write_text(yaml.safe_dump(values))
     with pytest.raises(UserError, match=r"final_model.zip is of a policy with other observations .*train it again"):
         replay(run_copy, ToyEncoder(), episodes=1)
+
+
+class Photograph(ToyReach):
+    """It is seen by one camera, with channels last, as most environments show pictures."""
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        super().__init__(render_mode=render_mode)
+        self.observation_space = spaces.Box(0, 255, (36, 36, 3), np.uint8)
+
+    def _observe(self) -> Any:
+        return self.render()[:36, :36]
+
+
+def test_a_policy_on_pictures_with_channels_last_is_replayed(tmp_path: Path) -> None:
+    gym.register("test/Photograph-v0", entry_point=Photograph, max_episode_steps=EPISODE)
+    values = toy_values(encoder=None, env={"id": "test/Photograph-v0"}, total_steps=20)
+    values["algorithm"]["kwargs"]["learning_starts"] = 99
+    train(tmp_path / "run", TrainConfig.from_mapping(values))
+    found = replay(tmp_path / "run", None, episodes=5)
+    del gym.registry["test/Photograph-v0"]
+    assert found["score"] == RunFolder(tmp_path / "run").rows()[-1].score
+    assert found["video"] is not None
 
 
 def test_replay_of_no_run_says_so(tmp_path: Path) -> None:
