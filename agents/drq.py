@@ -22,6 +22,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.buffers import DictReplayBuffer
 from stable_baselines3.common.policies import ContinuousCritic
+from stable_baselines3.common.preprocessing import get_flattened_obs_dim, preprocess_obs
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, Schedule
 from stable_baselines3.common.vec_env import VecNormalize
@@ -196,19 +197,20 @@ class SceneNetwork(nn.Module):
         """(B, 3K, H, W) uint8 and (B, K, 5) to (B, size)."""
         images = observations[PIXELS_KEY].unflatten(1, (self._views, 3)).permute(0, 1, 3, 4, 2)
         vectors = self.encoder(images, observations["poses"])
-        return self._points.from_frame(vectors, observations[FRAME_KEY]) if self._points else vectors
+        return self._points.from_frame(vectors, observations[FRAME_KEY].float()) if self._points else vectors
 
 
 class Trunk(BaseFeaturesExtractor):
-    """What an actor or a critic reads: the encoder's features, and all that is no picture, flattened.
+    """What an actor or a critic reads: the encoder's features, and all else than the views' pictures, flattened.
 
-    Features go through Linear, LayerNorm and Tanh to ``size`` of them, as in DrQ-v2 (appendix: its actor and critic
-    each have such a trunk); with ``size`` None they stay as they are.
+    All else is read as by SB3's own policies: floats, and a one-hot vector for each ``Discrete`` choice. Features go
+    through Linear, LayerNorm and Tanh to ``size`` of them, as in DrQ-v2 (appendix: its actor and critic each have such
+    a trunk); with ``size`` None they stay as they are.
     """
 
     def __init__(self, observation_space: spaces.Dict, features: int, size: int | None) -> None:
-        self._others = [key for key in observation_space.spaces if key != PIXELS_KEY]
-        others = sum(spaces.flatdim(observation_space[key]) for key in self._others)
+        self._others = {key: space for key, space in observation_space.spaces.items() if key != PIXELS_KEY}
+        others = sum(map(get_flattened_obs_dim, self._others.values()))
         super().__init__(observation_space, (size or features) + others)
         self.net: nn.Module = nn.Identity()
         if size is not None:
@@ -217,7 +219,8 @@ class Trunk(BaseFeaturesExtractor):
 
     def forward(self, features: Tensor, observations: TensorDict) -> Tensor:
         """(B, features) and the observations to (B, size + others)."""
-        return torch.cat([self.net(features), *(observations[key].flatten(1) for key in self._others)], dim=1)
+        others: list[Any] = [preprocess_obs(observations[key], space) for key, space in self._others.items()]
+        return torch.cat([self.net(features), *(part.flatten(1) for part in others)], dim=1)
 
 
 class _EncodedActor(Actor):

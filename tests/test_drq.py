@@ -16,11 +16,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from stable_baselines3 import SAC
 from stable_baselines3.common.buffers import NStepReplayBuffer
+from stable_baselines3.common.preprocessing import preprocess_obs
+from stable_baselines3.common.torch_layers import CombinedExtractor
+from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import Tensor, nn
 
 from gqn_rl.agents.build import build_model, load_model, make_vec_env, see_with
 from gqn_rl.agents.checkpoints import load_replay, newest, replay_buffer, save_replay
 from gqn_rl.agents.drq import (
+    TRUNK_SIZE,
     ConvolutionalEncoder,
     CriticEncoderPolicy,
     Replayed,
@@ -328,6 +332,54 @@ def test_a_pretrained_encoder_begins_with_what_the_frozen_one_says_and_is_a_copy
             parameter.add_(1)
     assert encoder.fingerprint == fingerprint
     venv.close()
+
+
+OTHERS = {
+    "place": spaces.Box(-1, 1, (2, 3), np.float64),
+    "goal": spaces.Discrete(4),
+    "colors": spaces.MultiDiscrete([2, 3]),
+    "doors": spaces.MultiBinary(2),
+}
+
+
+class Furnished(Blobs):
+    """Says more than a camera sees, of every kind that Stable-Baselines3 reads."""
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        super().__init__(render_mode)
+        self.observation_space = spaces.Dict({**self.observation_space.spaces, **OTHERS})
+
+    def _observe(self) -> dict[str, NDArray[Any]]:
+        return {**super()._observe(), **{key: space.sample() for key, space in OTHERS.items()}}
+
+
+def test_what_is_no_picture_is_read_as_by_sb3s_own_policy() -> None:
+    venv = see_with(None, DummyVecEnv([Furnished] * 2), pixel_stack=1)
+    model = build_model(SAC, venv, policy=POLICY, kwargs=SMALL, total_steps=12, seed=0).learn(12)
+    assert isinstance(model, SAC)
+    observations = replay_buffer(model).sample(5).observations
+    trunk = model.actor.features_extractor
+    found = trunk(torch.zeros(5, model.policy.encoder.size), observations)[:, TRUNK_SIZE:]  # type: ignore[union-attr, operator]
+    space = spaces.Dict({key: part for key, part in venv.observation_space.items() if key != "pixels"})  # type: ignore[attr-defined]
+    read = preprocess_obs({key: observations[key] for key in space}, space)
+    expected = CombinedExtractor(space)(read)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)
+
+
+def test_a_frame_may_have_more_digits_than_a_network() -> None:
+    encoder = load_encoder("arm-reach")
+    assert isinstance(encoder, GQNEncoder)
+    place = spaces.Box(-np.inf, np.inf, (4,), np.float64)
+    network = SceneNetwork(encoder, spaces.Dict(poses=spaces.Box(-np.inf, np.inf, (2, 5), np.float32), frame=place))
+    observations = {
+        "pixels": torch.zeros(1, 6, 64, 64, dtype=torch.uint8),
+        "poses": torch.ones(1, 2, 5),
+        "frame": torch.tensor([[0.5, 0.25, 1.0, 2.0]], dtype=torch.float64),
+    }
+    found = network(observations)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, network({**observations, "frame": observations["frame"].float()}))
 
 
 # Runs -----------------------------------------------------------------------------------------------------------
