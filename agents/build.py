@@ -214,10 +214,13 @@ def _import_class(name: str, base: type[Any], what: str, choices: str) -> type[A
 def check_algorithm_kwargs(algorithm: type[BaseAlgorithm], kwargs: Mapping[str, Any]) -> None:
     """Raise :class:`UserError` for a keyword that the constructor does not have, naming close matches.
 
-    And for one that is no number where the default is one: many algorithms notice that only once they learn.
+    And for one that is no number where the default is one: many algorithms notice that only once they learn. Arguments
+    of parts are a mapping, or null, which is as if they were left out.
     """
     parameters = inspect.signature(algorithm).parameters
     for name, value in kwargs.items():
+        if name in ("policy_kwargs", "replay_buffer_kwargs") and not isinstance(value, dict | None):
+            raise UserError(f"{algorithm.__name__}'s argument {name} is {value!r}, must be a mapping")
         default = parameters[name].default if name in parameters else None
         number = isinstance(default, int | float) and not isinstance(default, bool)
         if number and (value is None or isinstance(value, str | bool)):
@@ -253,9 +256,6 @@ def build_model(
     """
     check_algorithm_kwargs(algorithm, kwargs)
     arguments = copy.deepcopy(dict(kwargs))  # SB3 adds to policy_kwargs
-    for name in ("policy_kwargs", "replay_buffer_kwargs"):
-        if not isinstance(arguments.get(name, {}), dict | None):
-            raise UserError(f"{algorithm.__name__}'s argument {name} is {arguments[name]!r}, must be a mapping")
     if isinstance(arguments.get("train_freq"), list):  # YAML has no tuples, and SB3 takes nothing else
         arguments["train_freq"] = tuple(arguments["train_freq"])
     chosen = resolve_policy(policy or _policy_for(venv.observation_space))

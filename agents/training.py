@@ -355,7 +355,7 @@ def check_seen(config: TrainConfig, venv: VecEnv) -> None:
     """
     space, arguments = venv.observation_space, config.algorithm.kwargs.get("policy_kwargs") or {}
     sees = isinstance(space, spaces.Dict) and {*VIEW_KEYS} <= space.spaces.keys()
-    if sees and config.algorithm.policy is None and "features_extractor_class" not in arguments:
+    if sees and config.algorithm.policy is None and arguments.get("features_extractor_class") is None:
         raise UserError(
             "the environment shows views, and neither encoder nor pixels says what to make of them; set encoder, or "
             "pixels.stack=1 for a convolutional policy on the pictures, or env.kwargs.obs_mode=state where there is one"
@@ -409,7 +409,7 @@ def fresh_model(
             )
         policy = FINETUNING_POLICY
         pretrained = {"pretrained": encoder.without_generator()}
-        kwargs = {**kwargs, "policy_kwargs": {**kwargs.get("policy_kwargs", {}), **pretrained}}
+        kwargs = {**kwargs, "policy_kwargs": {**(kwargs.get("policy_kwargs") or {}), **pretrained}}
     return build_model(algorithm, venv, policy=policy, kwargs=kwargs, total_steps=config.total_steps, seed=config.seed)
 
 

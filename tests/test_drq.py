@@ -34,7 +34,7 @@ from gqn_rl.agents.drq import (
 )
 from gqn_rl.agents.interrupts import TrainingInterrupted, stopping_when
 from gqn_rl.agents.replay import replay
-from gqn_rl.agents.training import TrainConfig, make_envs, train
+from gqn_rl.agents.training import TrainConfig, fresh_model, make_envs, train
 from gqn_rl.agents.vec_scene import SceneVector
 from gqn_rl.config import UserError
 from gqn_rl.encoder import GQNEncoder, load_encoder
@@ -456,6 +456,15 @@ def test_resumed_run_with_an_encoder_trained_on_ends_bit_identical(tmp_path: Pat
     assert trained.encoder.encoder.fingerprint != encoder.fingerprint
 
 
+def test_policy_arguments_may_be_null() -> None:
+    """As on the command line, where that takes back a configuration's."""
+    encoder = load_encoder("arm-reach")
+    config = arm_config(algorithm={"kwargs": {**SMALL, "policy_kwargs": None}})
+    venv = make_envs(config, encoder, 1)
+    assert isinstance(fresh_model(SAC, config, venv, encoder).policy.encoder, SceneNetwork)
+    venv.close()
+
+
 def test_nonsense_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"policy 'gqn_rl.agents.drq:Nope': module .* has no 'Nope'"):
         build_model(SAC, drq().get_env(), policy="gqn_rl.agents.drq:Nope", kwargs={}, total_steps=5, seed=0)  # type: ignore[arg-type]
@@ -483,6 +492,9 @@ def test_nonsense_is_refused_by_name(tmp_path: Path) -> None:
     strided = arm_config(encoder="arm-reach", algorithm={"kwargs": {"policy_kwargs": {"strides": [2, 1, 1, 1]}}})
     with pytest.raises(UserError, match=r"which pretrained replaces, got \[2, 1, 1, 1\]"):
         train(tmp_path / "run", strided, load_encoder("arm-reach"))
+    number = arm_config(encoder="arm-reach", algorithm={"kwargs": {"policy_kwargs": 5}})
+    with pytest.raises(UserError, match=r"policy_kwargs is 5, must be a mapping"):
+        train(tmp_path / "run", number, load_encoder("arm-reach"))
     td3 = arm_config(encoder="arm-reach", algorithm={"id": "TD3"})
     with pytest.raises(UserError, match=r"by SAC's critics, but algorithm.id is 'TD3'"):
         train(tmp_path / "run", td3, load_encoder("arm-reach"))

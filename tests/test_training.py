@@ -786,6 +786,16 @@ def test_algorithm_arguments_are_checked_before_any_work(
     assert not RunFolder(tmp_path / "run").config.exists()
 
 
+def test_views_that_nothing_makes_sense_of_are_refused(tmp_path: Path) -> None:
+    for arguments in (None, {}, {"features_extractor_class": None}):
+        config = toy_config(encoder=None, algorithm={"kwargs": {"policy_kwargs": arguments}})
+        with pytest.raises(UserError, match="neither encoder nor pixels says what to make of them"):
+            train(tmp_path / "run", config)
+    with pytest.raises(UserError, match="policy_kwargs is 5, must be a mapping"):
+        train(tmp_path / "run", toy_config(encoder=None, algorithm={"kwargs": {"policy_kwargs": 5}}))
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("n_envs", "changes", "valid"),
     [(1, {}, 8), (3, {}, 24), (1, {"max_episode_steps": 20}, 20)],
