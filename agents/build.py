@@ -29,6 +29,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
@@ -271,10 +272,23 @@ def build_model(
     try:
         with _buffers_take_n_steps():
             model = algorithm(chosen, venv, seed=seed, **arguments)
-    except (TypeError, ValueError, AssertionError, AttributeError, RuntimeError) as error:
+    except (TypeError, ValueError, AssertionError, AttributeError, RuntimeError, IndexError) as error:
         raise UserError(f"{algorithm.__name__} with {dict(kwargs)}: {_one_line(error)}") from error
+    _check_train_freq(model)
     speed_up(model)
     return model
+
+
+def _check_train_freq(model: BaseAlgorithm) -> None:
+    """Raise :class:`UserError` for how often to train that SB3 would refuse only once it learns."""
+    often = getattr(model, "train_freq", None)
+    if not isinstance(often, TrainFreq):
+        return
+    value = f"algorithm.kwargs.train_freq is [{often.frequency}, {often.unit.value}]"
+    if often.frequency < 1:
+        raise UserError(f"{value}; valid: 1 or more")
+    if often.unit == TrainFrequencyUnit.EPISODE and model.n_envs > 1:
+        raise UserError(f"{value}, but n_envs is {model.n_envs}; valid there: a number of steps, such as 1")
 
 
 def load_model(

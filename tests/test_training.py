@@ -768,6 +768,8 @@ def test_unknown_algorithm_names_the_choices(name: str, complaint: str, broken_m
         ({"seed": 1}, r"SAC takes no argument 'seed'"),
         ({"policy_kwargs": {"net_arc": [8]}}, r"SAC with .*net_arc"),
         ({"train_freq": [1, "hour"]}, r"SAC with .*'hour'"),
+        ({"train_freq": [1]}, r"SAC with .*\[1\]"),
+        ({"train_freq": 0}, r"algorithm.kwargs.train_freq is \[0, step\]; valid: 1 or more"),
         ({"policy_kwargs": 5}, r"SAC's argument policy_kwargs is 5, must be a mapping"),
         ({"replay_buffer_kwargs": "x"}, r"SAC's argument replay_buffer_kwargs is 'x', must be a mapping"),
         ({"buffer_size": None}, r"SAC's argument buffer_size is None, must be a number such as 1000000"),
@@ -902,6 +904,12 @@ def test_train_freq_may_be_a_yaml_list() -> None:
     venv = DummyVecEnv([lambda: gym.make(TOY_ID, obs_mode="state")])
     model = build_model(SAC, venv, policy=None, kwargs={"train_freq": [1, "episode"]}, total_steps=10, seed=0)
     assert model.train_freq.unit.value == "episode"  # type: ignore[attr-defined]
+
+
+def test_episodes_are_counted_of_one_environment_only() -> None:
+    venv = make_vec_env(TOY_ID, {"obs_mode": "state"}, 2, seed=0)
+    with pytest.raises(UserError, match=r"train_freq is \[1, episode\], but n_envs is 2; valid there: a number"):
+        build_model(SAC, venv, policy=None, kwargs={"train_freq": [1, "episode"]}, total_steps=10, seed=0)
 
 
 def test_encoder_on_an_environment_without_views_is_refused(tmp_path: Path) -> None:
