@@ -26,6 +26,8 @@ def publish(job: Job, facts: ArmFacts) -> bool:
         return False
     random_policy = read_json(run.random_policy)
     content = run.evaluations.read_text()
+    # As it was begun: keys that came later change no finished file. JSON has no infinities: they are text.
+    config = json.loads(json.dumps(read_yaml(run.config), default=str), parse_constant=str)
     versions = read_json(run.versions)
     resumed = versions.pop("resumed", [])
     write_json(
@@ -46,7 +48,7 @@ def publish(job: Job, facts: ArmFacts) -> bool:
             "encoder_hash": facts.encoder_hash,
             "pretraining_frames": facts.pretraining_frames,
             "pretraining_cpu_s": facts.pretraining_cpu_s,
-            "config": read_yaml(run.config),  # as it was begun: keys that came later change no finished file
+            "config": config,
             "versions": versions,
             "resumed": resumed,  # from which step on with which other versions
         },

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
-from gqn_rl.config import Config, UserError, dump_yaml, flatten
+from gqn_rl.config import Config, UserError, flatten
 from gqn_rl.files import disk_errors, is_leftover, read_json, strangers, write_json, write_text
 from gqn_rl.versions import changed, versions
 
@@ -90,11 +90,11 @@ class RunFolder:
         check_same_config(self.path, old.to_dict(), config.to_dict())
         self.check_encoder(encoder_hash)
 
-    def begin(self, config: Mapping[str, Any], encoder: str | None, encoder_hash: str | None) -> None:
+    def begin(self, config: Config, encoder: str | None, encoder_hash: str | None) -> None:
         """Write what the run is about to be done with."""
         write_json(self.encoder, {"encoder": encoder, "encoder_hash": encoder_hash})
         write_json(self.versions, {**versions(), "encoder_hash": encoder_hash})
-        write_text(self.config, dump_yaml(config))  # last: it marks the run as begun
+        write_text(self.config, config.to_yaml())  # last: it marks the run as begun
 
     def go_on(self, step: int) -> list[str]:
         """Record with which versions the run goes on from ``step``; returns what of them is not as it was before."""

@@ -203,7 +203,7 @@ def train(folder: Path, config: TrainConfig, encoder: SceneEncoder | None = None
         stack.callback(held_out.close)
         random_policy = _random_policy(run, held_out, config.evaluation.episodes, check_stop)
         if not begun:  # not before whole episodes went well: until then the folder is free for other settings
-            run.begin(config.to_dict(), config.encoder, fingerprint)
+            run.begin(config, config.encoder, fingerprint)
         write_json(run.random_policy, random_policy)
         clock = Clock(checkpoint.wall_s if checkpoint else 0.0)
         tracker = Tracker(config.wandb, folder, folder.name, config.to_dict(), say)

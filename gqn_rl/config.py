@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, ValidationInfo, field_validator
 
 
 class UserError(Exception):
@@ -25,7 +25,7 @@ class UserError(Exception):
 class Config(BaseModel):
     """Base of every configuration model: frozen, and no key that is not declared."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, ser_json_inf_nan="constants")
 
     @field_validator("*", mode="before")
     @classmethod
@@ -54,12 +54,15 @@ class Config(BaseModel):
         return cls.from_mapping(values, source=str(path))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, the same after a round trip through JSON or YAML."""
-        return json.loads(self.model_dump_json())
+        """Plain data, the same after a round trip through JSON or YAML.
+
+        JSON has no infinities, and no keys but text: here they are text.
+        """
+        return json.loads(self.model_dump_json(), parse_constant=str)
 
     def to_yaml(self) -> str:
-        """The full resolved configuration as YAML text."""
-        return dump_yaml(self.to_dict())
+        """The full resolved configuration as YAML text, infinities and whole numbers as keys included."""
+        return dump_yaml(self.model_dump())
 
 
 class _Loader(yaml.SafeLoader):
@@ -84,6 +87,10 @@ class _Dumper(yaml.SafeDumper):
     """Writes what :class:`_Loader` reads back: text that looks like such a number has quotes."""
 
 
+# What YAML has no word for, such as NumPy's numbers, is written as in JSON.
+_Dumper.add_multi_representer(
+    object, lambda dumper, value: dumper.represent_data(TypeAdapter(Any).dump_python(value, mode="json"))
+)
 for _side in (_Loader, _Dumper):
     _side.add_implicit_resolver(
         "tag:yaml.org,2002:float",

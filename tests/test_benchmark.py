@@ -423,6 +423,18 @@ def test_partial_results_end_in_whole_lines(grid: Any, tmp_path: Path) -> None:
     assert steps_done(job) == 30
 
 
+def test_results_are_json_also_where_a_configuration_is_more(grid: Any, tmp_path: Path) -> None:
+    jobs, facts = grid
+    job = Job(jobs[0].config, tmp_path / "run", tmp_path / "results" / "run")
+    shutil.copytree(jobs[0].folder, job.folder)
+    values = yaml.safe_load(job.run.config.read_text())
+    values["env"]["kwargs"] = {"marker": [0.7, float("inf")], "weights": {0: 1.0}}
+    job.run.config.write_text(yaml.safe_dump(values))
+    assert publish(job, facts["toy", "state"])
+    found = json.loads(job.results.with_suffix(".json").read_text(), parse_constant=pytest.fail)
+    assert found["config"]["env"]["kwargs"] == {"marker": [0.7, "Infinity"], "weights": {"0": 1.0}}
+
+
 @pytest.mark.slow
 def test_same_grid_through_ray(cli: Cli, grid: Any, tmp_path: Path) -> None:
     pytest.importorskip("ray")

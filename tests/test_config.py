@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
 from gqn_rl.config import Config, UserError, dump_yaml, parse_override, read_yaml, set_dotted
+from gqn_rl.data import RecordConfig
 from gqn_rl.pretraining import PretrainConfig
 
 
@@ -31,6 +33,17 @@ def test_yaml_round_trip_is_the_same_configuration(tmp_path: Path) -> None:
     config = PretrainConfig(steps=7)
     (tmp_path / "config.yaml").write_text(config.to_yaml())
     assert PretrainConfig.from_yaml(tmp_path / "config.yaml") == config
+
+
+def test_what_json_cannot_hold_survives_yaml_and_is_text_in_plain_data(tmp_path: Path) -> None:
+    free = {"range": [0.7, math.inf], "weights": {0: 1.0}, "none": None}
+    config = RecordConfig(env_kwargs=free)
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    assert RecordConfig.from_yaml(tmp_path / "config.yaml") == config
+    plain = config.to_dict()["env_kwargs"]
+    assert plain == {"range": [0.7, "Infinity"], "weights": {"0": 1.0}, "none": None}
+    others = RecordConfig(env_kwargs={**free, "range": (np.float64(0.7), math.inf)})  # as people write it in Python
+    assert others.to_yaml() == config.to_yaml()
 
 
 def test_a_file_states_only_what_differs(tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ def test_a_run_says_with_which_versions_it_went_on(tmp_path: Path) -> None:
         last.update(others)
         run.versions.write_text(json.dumps(before))
 
-    run.begin({}, None, "abc")
+    run.begin(toy_config(), None, "abc")
     now = known()
     assert run.go_on(50) == []
     assert known() == now
@@ -448,6 +448,17 @@ def test_configuration_differences_are_named_key_by_key(tmp_path: Path) -> None:
     check_same_config(tmp_path, {"a": {"b": 1}, "c": {}}, {"a": {"b": 1}, "c": {}})
     with pytest.raises(UserError, match=r"a\.b was 1 and is now 2; d was None and is now 3"):
         check_same_config(tmp_path, {"a": {"b": 1}, "c": 0}, {"a": {"b": 2}, "c": 0, "d": 3})
+
+
+def test_a_run_is_begun_with_all_that_its_configuration_says(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    config = toy_config(env__kwargs={"range": [0.7, float("inf")], "weights": {0: 1.0}, "unknown": float("nan")})
+    run.begin(config, None, None)
+    assert repr(TrainConfig.from_yaml(run.config)) == repr(config)
+    run.check_same(config, None)
+    other = toy_config(env__kwargs={**config.env.kwargs, "range": [0.7, None]})
+    with pytest.raises(UserError, match=r"env.kwargs.range was \[0.7, 'Infinity'\] and is now \[0.7, None\]"):
+        run.check_same(other, None)
 
 
 def _row(step: int, score: float = 0.5, success: float = float("nan")) -> Row:
