@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -29,7 +30,7 @@ from gqn_rl.agents.runs import RunFolder
 from gqn_rl.agents.training import TrainConfig, make_envs, train
 from gqn_rl.cli import COMMANDS, main
 from gqn_rl.commands.configurations import configs_folder, find_config
-from gqn_rl.commands.train import arguments_kept, warn_of_other_scenes
+from gqn_rl.commands.train import arguments_kept, sees_otherwise, warn_of_other_scenes
 from gqn_rl.config import UserError, read_yaml
 from gqn_rl.data import CHUNK, missing_chunks
 
@@ -387,12 +388,32 @@ def test_another_encoder_is_not_called_what_the_configuration_s_own_was(
     monkeypatch.chdir(tmp_path)
     env = {"id": TOY_ID, "kwargs": {"obs_mode": "state"}}
     config = str(write_config(tmp_path / "toy.yaml", **TINY, arm="gqn", encoder="arm-reach", env=env))
-    for name, arguments in {"observation": [], "oracle": ["--set", "arm=oracle"]}.items():
-        assert main([config, "--encoder", "none", *arguments, "--out", name]) == 0
+    told = {"observation": ["--set", "encoder=none"], "oracle": ["--encoder", "none", "--set", "arm=oracle"]}
+    for name, arguments in told.items():
+        assert main([config, *arguments, "--out", name]) == 0
         assert json.loads(Path(name, "summary.json").read_text())["arm"] == name
     config = str(write_config(tmp_path / "none.yaml", **TINY, arm="told", encoder="none", env=env))
     assert main([config, "--encoder", "None", "--out", "same"]) == 0  # the configuration's own, said otherwise
     assert json.loads(Path("same", "summary.json").read_text())["arm"] == "told"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "otherwise"),
+    [
+        ({"encoder": "rooms"}, True),
+        ({"encoder": "arm-reach", "context": "now", "proprio": True, "seed": 3}, False),  # as it says, or is by default
+        ({"encoder": "none", "pixels.stack": 1}, True),
+        ({"finetune": True}, True),
+        ({"context": "episode"}, True),
+        ({"certainty": True}, True),
+        ({"proprio": False}, True),
+    ],
+)
+def test_a_policy_is_called_otherwise_where_it_sees_otherwise(overrides: dict[str, Any], otherwise: bool) -> None:
+    configured = read_yaml(find_config("arm_reach"))
+    before = copy.deepcopy(configured)
+    assert sees_otherwise(configured, overrides) == otherwise
+    assert configured == before
 
 
 def test_evaluate_prints_numbers_and_writes_a_video(

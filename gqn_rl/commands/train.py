@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import inspect
 import re
 import sys
@@ -14,7 +15,7 @@ from gqn_rl import CAMERA_RIG, photographed
 from gqn_rl.commands.configurations import find_config
 from gqn_rl.commands.options import add_overrides
 from gqn_rl.commands.scenes import check_one_env, rig_factors
-from gqn_rl.config import UserError, none_where_said, parse_override, read_yaml
+from gqn_rl.config import UserError, none_where_said, parse_override, read_yaml, set_dotted
 
 if TYPE_CHECKING:
     from gqn_rl.agents.training import TrainConfig
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 DEFAULT_CONFIG: Final = "arm_reach"
 #: Environments that show the same scenes: an encoder of one knows those of the others.
 SAME_SCENES: Final = (frozenset({"gqn_rl/RoomRing", "gqn_rl/RoomFree", "gqn_rl/RoomNavigate"}),)
+
+#: Keys of a configuration that say what its policy sees.
+SEEN: Final = ("encoder", "finetune", "pixels", "context", "proprio", "certainty")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -64,14 +68,14 @@ def run(options: argparse.Namespace) -> None:
             name = re.sub(r"[^\w.-]+", "-", options.env)
     if options.encoder is not None:
         overrides["encoder"] = none_where_said(options.encoder)
-        if overrides["encoder"] != none_where_said(configured.get("encoder")):
-            overrides["arm"] = None  # it said what the configuration's own policy sees
     if options.steps is not None:
         overrides["total_steps"] = options.steps
     if options.seed is not None:
         overrides["seed"] = options.seed
     overrides.update(parse_override(text) for text in options.overrides)
     overrides = {**arguments_kept(configured, overrides), **overrides}
+    if "arm" not in overrides and sees_otherwise(configured, overrides):
+        overrides["arm"] = None  # it said what the configuration's own policy sees
 
     from gqn_rl.agents.training import TrainConfig, train
     from gqn_rl.encoder import load_encoder
@@ -83,6 +87,20 @@ def run(options: argparse.Namespace) -> None:
         config = TrainConfig.from_yaml(path, {**overrides, **rigged})
     warn_of_other_scenes(config, encoder)
     train(options.out or Path("runs") / f"{name}-seed{config.seed}", config, encoder)
+
+
+def sees_otherwise(configured: Mapping[str, Any], overrides: Mapping[str, Any]) -> bool:
+    """Whether with ``overrides`` a policy sees something else than that of the configuration itself."""
+    from gqn_rl.agents.training import TrainConfig
+
+    changed = copy.deepcopy(dict(configured))
+    for key, value in overrides.items():
+        set_dotted(changed, key, value)
+    before, after = (
+        [none_where_said(values.get(name, TrainConfig.model_fields[name].default)) for name in SEEN]
+        for values in (configured, changed)
+    )
+    return before != after
 
 
 def arguments_kept(configured: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
