@@ -365,6 +365,19 @@ def test_another_algorithm_keeps_the_arguments_that_it_takes(
     assert arguments_kept(unsaid, {"algorithm.id": name}) == kept
 
 
+@pytest.mark.parametrize(
+    ("was", "name", "kept"), [("SAC", "PPO", False), ("A2C", "DQN", False), ("SAC", "TD3", True), ("PPO", "A2C", True)]
+)
+def test_steps_of_a_return_are_none_of_a_rollout(
+    was: str, name: str, kept: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both are called ``n_steps``."""
+    configured = {"algorithm": {"id": was, "kwargs": {"n_steps": 3, "gamma": 0.9}}}
+    told = {"gamma": 0.9, **({"n_steps": 3} if kept else {})}
+    assert arguments_kept(configured, {"algorithm.id": name}) == {"algorithm.kwargs": told}
+    assert (f"n_steps=3 was for {was}; {name} goes by its default" in capsys.readouterr().err) != kept
+
+
 def test_the_warning_comes_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "summary.json").write_text("{}")
     config = str(write_config(tmp_path / "toy.yaml"))

@@ -18,6 +18,8 @@ from gqn_rl.commands.scenes import check_one_env, rig_factors
 from gqn_rl.config import UserError, none_where_said, parse_override, read_yaml, set_dotted
 
 if TYPE_CHECKING:
+    from stable_baselines3.common.base_class import BaseAlgorithm
+
     from gqn_rl.agents.training import TrainConfig
     from gqn_rl.types import SceneEncoder
 
@@ -108,25 +110,38 @@ def arguments_kept(configured: Mapping[str, Any], overrides: Mapping[str, Any]) 
 
     Those that it does not take, or takes otherwise, were chosen for the configuration's own; it is said that they go.
     """
-    from gqn_rl.agents.build import check_algorithm_kwargs, resolve_algorithm
+    from gqn_rl.agents.build import resolve_algorithm
     from gqn_rl.agents.training import AlgorithmConfig
 
     chosen, before = overrides.get("algorithm.id"), configured.get("algorithm")
     if not isinstance(chosen, str) or not isinstance(before, dict):
         return {}
-    was = before.get("id", AlgorithmConfig().id)
+    was = str(before.get("id", AlgorithmConfig().id))
     if chosen == was:
         return {}
     algorithm, kept = resolve_algorithm(chosen), {}
     for name, value in (before.get("kwargs") or {}).items():
-        try:
-            check_algorithm_kwargs(algorithm, {name: value})
-        except UserError:
-            if f"algorithm.kwargs.{name}" not in overrides and "algorithm.kwargs" not in overrides:
-                print(f"note: {name}={value} was for {was}; {algorithm.__name__} goes by its default", file=sys.stderr)
-        else:
+        if _means_the_same(name, value, was, algorithm):
             kept[name] = value
+        elif f"algorithm.kwargs.{name}" not in overrides and "algorithm.kwargs" not in overrides:
+            print(f"note: {name}={value} was for {was}; {algorithm.__name__} goes by its default", file=sys.stderr)
     return {"algorithm.kwargs": kept}
+
+
+def _means_the_same(name: str, value: Any, was: str, algorithm: type[BaseAlgorithm]) -> bool:
+    """Whether ``algorithm`` takes the argument ``name``, and as the algorithm called ``was`` does."""
+    from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+
+    from gqn_rl.agents.build import check_algorithm_kwargs, resolve_algorithm
+
+    try:
+        check_algorithm_kwargs(algorithm, {name: value})
+        if name != "n_steps":
+            return True
+        # Rewards in a return of an off-policy algorithm, steps of a rollout of others.
+        return issubclass(algorithm, OffPolicyAlgorithm) == issubclass(resolve_algorithm(was), OffPolicyAlgorithm)
+    except UserError:
+        return False
 
 
 def rig_to_train(config: TrainConfig, encoder: SceneEncoder | None) -> dict[str, Any] | None:
