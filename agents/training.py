@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
 import shutil
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from gymnasium import spaces
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 from stable_baselines3 import SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 from tqdm import tqdm
 
@@ -330,13 +332,23 @@ class _Recorder:
 def check_episodes_end(config: TrainConfig) -> None:
     """Raise :class:`UserError` if no whole episode fits between two checkpoints, where environments are reset."""
     limit = _episode_limit(config.env)
-    each = config.checkpoint_every // config.n_envs
+    each = max(config.checkpoint_every // config.n_envs, _rollout_steps(config.algorithm))
     if limit is not None and each < min(limit, config.total_steps // config.n_envs):
         raise UserError(
             f"checkpoint_every is {config.checkpoint_every}: each environment is reset every {each} steps, and "
             f"episodes of {limit} would never end; valid: {limit * config.n_envs} or more, and "
             f"{10 * limit * config.n_envs} cuts few of them short"
         )
+
+
+def _rollout_steps(config: AlgorithmConfig) -> int:
+    """Steps of each environment in an on-policy algorithm's rollout, within which nothing is reset; 1 of others."""
+    algorithm = resolve_algorithm(config.id)
+    parameters = inspect.signature(algorithm).parameters
+    if not issubclass(algorithm, OnPolicyAlgorithm) or "n_steps" not in parameters:
+        return 1
+    steps: int = config.kwargs.get("n_steps", parameters["n_steps"].default)
+    return steps
 
 
 def _episode_limit(env: EnvConfig) -> int | None:

@@ -826,6 +826,22 @@ def test_checkpoints_leave_room_for_whole_episodes(
     assert train(tmp_path / "run", enough, ToyEncoder())["steps"] >= 50
 
 
+def test_episodes_end_within_the_rollouts_of_on_policy_algorithms(tmp_path: Path) -> None:
+    """Checkpoints, and so resets, come between rollouts: with PPO's usual 2048 steps, seldom."""
+
+    def on_policy(kwargs: dict[str, Any], **changes: Any) -> TrainConfig:
+        return toy_config(algorithm={"id": "PPO", "kwargs": kwargs}, checkpoint_every=4, total_steps=40, **changes)
+
+    kwargs = {"n_steps": EPISODE, "batch_size": EPISODE}
+    train(tmp_path / "run", on_policy(kwargs), ToyEncoder())
+    ended = load_model(PPO, tmp_path / "run/final_model.zip").ep_info_buffer
+    assert ended is not None
+    assert [episode["l"] for episode in ended] == [EPISODE] * 5
+    check_episodes_end(on_policy({}, env__kwargs={"max_episode_steps": 2048}))
+    with pytest.raises(UserError, match="reset every 7 steps, and episodes of 8 would never end"):
+        check_episodes_end(on_policy({"n_steps": EPISODE - 1}))
+
+
 def test_an_episode_in_a_camera_rig_is_as_long_as_that_of_the_environment_in_it() -> None:
     rig = {"id": CAMERA_RIG, "kwargs": {"env_id": "Reacher-v5"}}  # 50 steps
     check_episodes_end(toy_config(env=rig, checkpoint_every=50, total_steps=1000))
