@@ -6,9 +6,11 @@ import json
 import zipfile
 from typing import Any
 
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+
 from gqn_rl.agents.benchmark import ArmFacts, Job
+from gqn_rl.agents.build import resolve_algorithm
 from gqn_rl.agents.checkpoints import MODEL, newest, step_of
-from gqn_rl.agents.runs import RunFolder
 from gqn_rl.config import UserError, read_yaml
 from gqn_rl.files import read_json, write_json, write_text
 
@@ -40,7 +42,7 @@ def publish(job: Job, facts: ArmFacts) -> bool:
             "budget": job.config.total_steps,
             "random_score": random_policy["score"],
             "random_success": random_policy["success"],
-            "updates": updates(run),
+            "updates": updates(job),
             "replay_bytes": facts.replay_bytes,
             "views": facts.views,
             "threads": job.config.threads,
@@ -65,8 +67,14 @@ def steps_done(job: Job) -> int:
     return min(max(rows[-1].step if rows else 0, step_of(newest(job.run.checkpoints))), job.config.total_steps)
 
 
-def updates(run: RunFolder) -> int | None:
-    """Gradient updates until the newest policy that can be resumed, or the final one; None if there is none yet."""
+def updates(job: Job) -> int | None:
+    """Gradient updates until the newest policy that can be resumed, or the final one; None if there is none yet.
+
+    And of algorithms that count something else: PPO passes over its rollouts, not their minibatches.
+    """
+    run = job.run
+    if not issubclass(resolve_algorithm(job.config.algorithm.id), OffPolicyAlgorithm):
+        return None
     if run.finished:
         path = run.final_model
     elif (checkpoint := newest(run.checkpoints)) is not None:

@@ -19,7 +19,7 @@ import yaml
 from conftest import ROOT, ToyEncoder, cli_environment, toy_values
 from hypothesis import given
 from hypothesis import strategies as st
-from stable_baselines3 import SAC
+from stable_baselines3 import PPO, SAC
 
 from gqn_rl.agents.benchmark import ArmFacts, BenchmarkConfig, Job, check, expand, merged
 from gqn_rl.agents.benchmark_jobs import run_jobs
@@ -282,6 +282,15 @@ def test_results_hold_what_is_known_of_a_run(grid: Any) -> None:
         assert (found["encoder_hash"] is None) == (job.config.arm == "state")
         assert job.log.read_text().startswith("training in")
         assert not job.run.checkpoints.exists()  # nobody goes on from there
+
+
+def test_what_is_no_gradient_update_is_not_counted_as_one(tmp_path: Path) -> None:
+    """PPO counts its passes over a rollout, each of several minibatches."""
+    kwargs = {"n_steps": 20, "batch_size": 5, "n_epochs": 2}
+    job = toy_jobs(tmp_path, algorithm={"id": "PPO", "kwargs": kwargs})[0]
+    assert [outcome.status for outcome in run_jobs([job], check([job]))] == ["finished"]
+    assert PPO.load(job.run.final_model)._n_updates == 3 * 2
+    assert json.loads(job.results.with_suffix(".json").read_text())["updates"] is None
 
 
 def test_replay_memory_is_that_of_the_real_buffer(tmp_path: Path) -> None:
