@@ -16,7 +16,6 @@ from stable_baselines3.common.callbacks import BaseCallback
 from tqdm import tqdm
 
 from gqn_rl.agents.checkpoints import cut_episodes, save_checkpoint
-from gqn_rl.agents.interrupts import StopRequest
 from gqn_rl.agents.seeding import seed_process, stretch_seeds
 
 
@@ -102,13 +101,17 @@ class EvaluationCallback(BaseCallback):
 
 
 class ProgressCallback(BaseCallback):
-    """Moves a progress bar, and ends learning after the step in which a stop was requested."""
+    """Moves a progress bar, and calls ``check_stop`` after every step, which may raise.
 
-    def __init__(self, bar: tqdm[Any], stop: StopRequest) -> None:
+    Not every algorithm (``sb3_contrib:ARS``) asks whether a callback wants it to go on.
+    """
+
+    def __init__(self, bar: tqdm[Any], check_stop: Callable[[], None]) -> None:
         super().__init__()
         self._bar = bar
-        self._stop = stop
+        self._check_stop = check_stop
 
     def _on_step(self) -> bool:
         self._bar.update(self.model.num_timesteps - self._bar.n)
-        return not self._stop.received
+        self._check_stop()
+        return True

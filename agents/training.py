@@ -17,6 +17,7 @@ from gymnasium import spaces
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 from stable_baselines3 import SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 from tqdm import tqdm
@@ -191,6 +192,11 @@ def train(folder: Path, config: TrainConfig, encoder: SceneEncoder | None = None
                 f"note: {config.algorithm.id} explores by noise alone, and there is none; "
                 "algorithm.kwargs.action_noise=0.1 adds some"
             )
+        if not isinstance(model, OffPolicyAlgorithm | OnPolicyAlgorithm):
+            say(
+                f"note: {config.algorithm.id} collects in a way of its own, such as with noise that it draws before a "
+                "checkpoint is written; a run of it that is resumed is not sure to repeat exactly"
+            )
         say(f"resuming {folder} at step {checkpoint.step:,}" if checkpoint else f"training in {folder}")
 
         stop = stack.enter_context(StopRequest())
@@ -219,7 +225,7 @@ def train(folder: Path, config: TrainConfig, encoder: SceneEncoder | None = None
         callbacks = [
             EvaluationCallback(config.evaluation.every, rows[-1].step if rows else 0, recorder.measure),
             StretchCallback(config.checkpoint_every, config.seed, run.checkpoints, recorder.best_model, clock),
-            ProgressCallback(bar, stop),
+            ProgressCallback(bar, check_stop),
         ]
         remaining = config.total_steps - model.num_timesteps
         model.learn(remaining, callback=callbacks, reset_num_timesteps=checkpoint is None)

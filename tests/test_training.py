@@ -158,6 +158,23 @@ def test_a_stopped_run_goes_on_from_where_it_says(
     assert ("at step 100\n" in said) == (rows > 1)
 
 
+def test_an_algorithm_that_asks_nobody_whether_to_go_on_stops_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And it is said that its noise, which is drawn before a checkpoint is written, does not come again."""
+    pytest.importorskip("sb3_contrib")
+    run = RunFolder(tmp_path)
+    algorithm = {"id": "sb3_contrib:ARS", "kwargs": {"n_delta": 2}}  # 4 episodes of 8 steps in a rollout
+    evaluation = {"every": 64, "episodes": 1}
+    config = toy_config(algorithm=algorithm, total_steps=96, checkpoint_every=64, evaluation=evaluation)
+    told = "interrupted at step 65; .* go on from step 64"
+    with stopping_when(lambda: bool(run.rows())), pytest.raises(TrainingInterrupted, match=told):
+        train(run.path, config, ToyEncoder())
+    assert "a run of it that is resumed is not sure to repeat exactly" in capsys.readouterr().out
+    train(run.path, config, ToyEncoder())
+    assert [row.step for row in run.rows()] == [64, 96]
+
+
 def test_a_run_says_with_which_versions_it_went_on(tmp_path: Path) -> None:
     """The first are what it was begun with; the others count from the step where it went on, if anything is left."""
     run = RunFolder(tmp_path)
