@@ -360,8 +360,9 @@ class CameraRig(gym.Env[Any, Any]):
         else:
             goal = self._goal().copy() if "goal" in self.scene_factors else None
             steps = int(rng.integers(self._scene_steps + 1))
-            while self._play(play(self.inner, self._policy, rng, steps)):
-                steps = int(rng.integers(self._lasted))  # what has ended cannot go on: a shorter episode
+            lasted = self._play(play(self.inner, self._policy, rng, steps))
+            while self._over:  # what has ended cannot go on: a shorter episode
+                lasted = self._play(play(self.inner, self._policy, rng, int(rng.integers(lasted))))
             if goal is not None:
                 self._set_goal(goal)
 
@@ -380,12 +381,12 @@ class CameraRig(gym.Env[Any, Any]):
             steps = int(rng.integers(1, PERTURBING_STEPS + 1))
             self._play(go_on(self.inner, self._policy, self._observation, rng, steps))
 
-    def _play(self, moments: Iterable[tuple[Any, bool]]) -> bool:
-        """Let the environment go through ``moments``; returns whether its episode has ended with the last."""
-        self._lasted = -1
-        for self._observation, self._over in moments:
-            self._lasted += 1
-        return self._over
+    def _play(self, moments: Iterable[tuple[Any, bool]]) -> int:
+        """Let the environment go through ``moments``; returns how many there were after the first."""
+        count = 0
+        for count, (self._observation, self._over) in enumerate(moments):  # noqa: B007
+            pass
+        return count
 
     def _goal(self) -> NDArray[np.float64]:
         return np.asarray(self.inner.unwrapped.goal)  # type: ignore[attr-defined]
