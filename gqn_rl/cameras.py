@@ -6,7 +6,7 @@ Looking along yaw 0 and pitch 0 is looking along +x, with +y to the left and +z 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from typing import Any
@@ -31,12 +31,13 @@ def check_camera(metadata: Mapping[str, Any]) -> None:
         raise UserError(
             f"camera_metadata tells no {', '.join(missing)}; it needs {', '.join(METADATA)} (gqn_rl.types.SceneSource)"
         )
-    size, fovy = metadata["image_size"], metadata["fovy"]
-    pixels = list(size) if isinstance(size, Sequence | np.ndarray) and not isinstance(size, str) else []
-    if len(pixels) != 2 or not all(is_whole(side) and side > 0 for side in pixels):
-        raise UserError(f"camera_metadata's image_size must be (height, width) in pixels, got {size!r}")
-    if not isinstance(fovy, Real) or not 0 < float(fovy) < 180:
-        raise UserError(f"camera_metadata's fovy must be the vertical field of view, 0 to 180 degrees, got {fovy!r}")
+    try:
+        if not isinstance(metadata["image_size"], Iterable):
+            raise ValueError(f"image_size must be (height, width), got {metadata['image_size']!r}")
+        size_pair("image_size", tuple(metadata["image_size"]))
+        check_fovy(metadata["fovy"])
+    except ValueError as error:
+        raise UserError(f"camera_metadata's {error}") from None
 
 
 def is_whole(value: Any) -> bool:

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gqn_rl.cameras import Dome, Fixed, axes, check_poses, look_at, pose_from_axes, project
+from gqn_rl.cameras import CONVENTION, Dome, Fixed, axes, check_camera, check_poses, look_at, pose_from_axes, project
+from gqn_rl.config import UserError
 
 ANGLE = st.floats(-3.1, 3.1)
 PITCH = st.floats(-1.5, 1.5)
@@ -95,3 +96,23 @@ def test_bad_poses_are_refused() -> None:
 def test_unknown_fixed_camera_names_the_valid_ones() -> None:
     with pytest.raises(ValueError, match="valid cameras: front, left"):
         Fixed({"front": np.zeros(5, np.float32), "left": np.zeros(5, np.float32)}).named("right")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("image_size", 64, r"camera_metadata's image_size must be \(height, width\), got 64"),
+        ("image_size", (64, 0), r"camera_metadata's image_size must be .* got \(64, 0\)"),
+        ("image_size", "ab", "camera_metadata's image_size must be"),
+        ("image_size", (True, 64), "camera_metadata's image_size must be"),
+        ("fovy", True, "camera_metadata's fovy must lie between 0 and 180 degrees, got True"),
+        ("fovy", float("nan"), "camera_metadata's fovy must lie between 0 and 180 degrees, got nan"),
+        ("fovy", 180, "camera_metadata's fovy must lie between 0 and 180 degrees, got 180"),
+    ],
+)
+def test_camera_metadata_that_cannot_be_is_named(key: str, value: object, message: str) -> None:
+    camera = {"convention": CONVENTION, "fovy": 45.0, "image_size": [48, 64], "renderer": "MuJoCo"}
+    check_camera(camera)
+    check_camera({**camera, "image_size": np.array([48, 64])})
+    with pytest.raises(UserError, match=message):
+        check_camera({**camera, key: value})
