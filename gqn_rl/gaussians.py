@@ -7,7 +7,7 @@ well and its distance badly; two cameras then triangulate by addition alone.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,7 +45,7 @@ def along_ray(origins: Tensor, directions: Tensor, distances: Tensor, across: Te
 
 def means(gaussians: Tensor) -> Tensor:
     """The means (..., 3) of Gaussians (..., 9); precisions must be positive definite."""
-    return torch.stack(_solve(gaussians.movedim(-1, 0))[0], dim=-1)
+    return torch.stack(_solve(gaussians.movedim(-1, 0)).mean, dim=-1)
 
 
 def log_spreads(gaussians: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ def log_spreads(gaussians: Tensor) -> Tensor:
 
     It depends on no choice of axes; precisions must be positive definite.
     """
-    return -_solve(gaussians.movedim(-1, 0))[2].log() / 6
+    return -_solve(gaussians.movedim(-1, 0)).log_determinant / 6
 
 
 def log_partition(gaussians: Tensor) -> Tensor:
@@ -76,17 +76,43 @@ def mutual_information(first: Tensor, second: Tensor, prior: Tensor) -> Tensor:
     return both + log_partition(prior).sum() - log_partition(one).sum(-1)[:, None] - log_partition(other).sum(-1)
 
 
-def _solve(gaussians: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, ...], Tensor]:
-    """Means, covariances (upper triangle) and determinants of the precisions of (9, ...), by Cramer's rule."""
+class _Solved(NamedTuple):
+    """What the equations ``L m = h`` give, each entry of shape (...,)."""
+
+    mean: tuple[Tensor, ...]  #: m
+    covariance: tuple[Tensor, ...]  #: the inverse of L: xx, xy, xz, yy, yz, zz
+    log_determinant: Tensor  #: of L
+    quadratic: Tensor  #: h' L^-1 h
+
+
+def _solve(gaussians: Tensor) -> _Solved:
+    """Of Gaussians [L, h] (9, ...), by the factors ``L = U' D U`` with ones on U's diagonal (Cholesky's, rootless).
+
+    A view's precision is 10^5 times larger across its ray than along it. In float32 determinants of minors, as Cramer's
+    rule has them, then lose all their digits; eliminating one unknown after the other does not square the numbers.
+    """
     a, b, c, d, e, f, p, q, r = gaussians
-    xx, xy, xz = d * f - e * e, c * e - b * f, b * e - c * d
-    yy, yz, zz = a * f - c * c, b * c - a * e, a * d - b * b
-    determinant = a * xx + b * xy + c * xz
-    inverse = 1 / determinant
-    covariance = tuple(entry * inverse for entry in (xx, xy, xz, yy, yz, zz))
-    xx, xy, xz, yy, yz, zz = covariance
-    mean = (xx * p + xy * q + xz * r, xy * p + yy * q + yz * r, xz * p + yz * q + zz * r)
-    return mean, covariance, determinant
+    xy, xz = b / a, c / a
+    second, rest = d - xy * b, e - xy * c
+    yz = rest / second
+    third = f - xz * c - yz * rest
+    q = q - xy * p
+    r = r - xz * p - yz * q
+    z = r / third
+    y = q / second - yz * z
+    x = p / a - xy * y - xz * z
+    quadratic = p * p / a + q * q / second + r * z
+    one, two, three = 1 / a, 1 / second, 1 / third
+    across = xy * yz - xz  # the entry of U's inverse
+    covariance = (
+        one + xy * xy * two + across * across * three,
+        -xy * two - across * yz * three,
+        across * three,
+        two + yz * yz * three,
+        -yz * three,
+        three,
+    )
+    return _Solved((x, y, z), covariance, a.log() + second.log() + third.log(), quadratic)
 
 
 class _LogPartition(torch.autograd.Function):
@@ -98,10 +124,9 @@ class _LogPartition(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, gaussians: Tensor) -> Tensor:
-        mean, covariance, determinant = _solve(gaussians)
-        ctx.save_for_backward(*mean, *covariance)
-        quadratic = sum(h * m for h, m in zip(gaussians[PRECISION_SIZE:], mean, strict=True))
-        return 0.5 * (quadratic - determinant.log())
+        solved = _solve(gaussians)
+        ctx.save_for_backward(*solved.mean, *solved.covariance)
+        return 0.5 * (solved.quadratic - solved.log_determinant)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:

@@ -167,7 +167,7 @@ def test_each_point_is_said_to_move_or_not() -> None:
     ("wrong", "said"),
     [
         ({"camera": {}}, "camera_metadata tells no convention"),
-        ({"camera": {**CAMERA, "fovy": "wide"}}, "fovy must be .* got 'wide'"),
+        ({"camera": {**CAMERA, "fovy": "wide"}}, "fovy must lie between 0 and 180 degrees, got 'wide'"),
         ({"data": {}}, "'data' names no environment"),
         ({"data": "mine"}, "'data' is 'mine', must be an object"),
     ],

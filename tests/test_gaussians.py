@@ -50,6 +50,25 @@ def test_partition_is_that_of_a_matrix_and_so_are_its_gradients() -> None:
     assert torch.autograd.gradcheck(log_partition, (gaussians,))
 
 
+def test_single_precision_suffices_for_views_as_sharp_as_a_network_makes_them() -> None:
+    """The network's limits: a standard deviation of 0.1 / e^3.5 across the ray, of 0.5 e^3.5 along it; prior 1."""
+    rng = torch.Generator().manual_seed(1)
+    origins = 1.5 * torch.randn(2, 64, 3, generator=rng)
+    directions = torch.nn.functional.normalize(0.3 * torch.randn(64, 3, generator=rng) - origins, dim=-1)
+    distances = origins.norm(dim=-1)
+    across, along = (0.1 * math.exp(-3.5)) ** -2, (0.5 * math.exp(3.5)) ** -2
+    views = along_ray(origins, directions, distances, torch.full_like(distances, across), 0 * distances + along)
+    prior = isotropic(torch.zeros(3), 1.0)
+    for gaussians in (views[0] + prior, views.sum(0) + prior):
+        exact = gaussians.double()
+        torch.testing.assert_close(means(gaussians), means(exact).float(), rtol=0, atol=0.01)
+        torch.testing.assert_close(log_spreads(gaussians), log_spreads(exact).float(), rtol=0, atol=0.01)
+        torch.testing.assert_close(log_partition(gaussians), log_partition(exact).float(), rtol=0, atol=0.1)
+    inputs = [part.unflatten(0, (8, 8)) for part in views] + [prior.expand(8, -1)]
+    exact = mutual_information(*[part.double() for part in inputs])
+    torch.testing.assert_close(mutual_information(*inputs), exact.float(), rtol=0, atol=0.2)
+
+
 def test_a_view_is_sharp_across_its_ray_and_wide_along_it() -> None:
     rng = torch.Generator().manual_seed(1)
     origins = torch.randn(6, 3, generator=rng, dtype=torch.double)
