@@ -6,6 +6,7 @@ Looking along yaw 0 and pitch 0 is looking along +x, with +y to the left and +z 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
@@ -31,6 +32,9 @@ def check_camera(metadata: Mapping[str, Any]) -> None:
         raise UserError(
             f"camera_metadata tells no {', '.join(missing)}; it needs {', '.join(METADATA)} (gqn_rl.types.SceneSource)"
         )
+    for name in ("convention", "renderer"):
+        if not isinstance(metadata[name], str):
+            raise UserError(f"camera_metadata's {name} must be text, got {metadata[name]!r}")
     try:
         if not isinstance(metadata["image_size"], Iterable):
             raise ValueError(f"image_size must be (height, width), got {metadata['image_size']!r}")
@@ -43,6 +47,10 @@ def check_camera(metadata: Mapping[str, Any]) -> None:
 def is_whole(value: Any) -> bool:
     """Whether ``value`` is an integer, of Python or NumPy, and no bool."""
     return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def size_pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
@@ -101,7 +109,7 @@ def pose_from_axes(position: ArrayLike, forward: ArrayLike) -> Pose:
 def look_at(position: ArrayLike, target: ArrayLike) -> Pose:
     """The pose (5,) at ``position`` (3,) that has ``target`` (3,) in the image centre; metres."""
     position, target = np.asarray(position, dtype=np.float64), np.asarray(target, dtype=np.float64)
-    if np.allclose(position, target):
+    if not np.linalg.norm(target - position) > 0:
         raise ValueError(f"a camera cannot look at its own position {position.tolist()}")
     return pose_from_axes(position, target - position)
 
@@ -138,10 +146,16 @@ class Dome:
     aim_jitter: float = 0.0  #: the point looked at is uniform in a cube of this half-width about the centre
 
     def __post_init__(self) -> None:
+        for name, count in (("center", 3), ("radius", 2), ("elevation", 2), ("azimuth", 2)):
+            value = getattr(self, name)
+            if not isinstance(value, Iterable) or sum(map(_is_finite, value)) != count or len(list(value)) != count:
+                raise ValueError(f"{name} must be {count} finite numbers, got {value!r}")
         for name in ("radius", "elevation", "azimuth"):
             low, high = getattr(self, name)
             if low > high:
                 raise ValueError(f"{name} must be (low, high) with low <= high, got {(low, high)}")
+        if not _is_finite(self.aim_jitter) or self.aim_jitter < 0:
+            raise ValueError(f"aim_jitter must be a finite number, 0 or more, got {self.aim_jitter!r}")
         if self.radius[0] <= 0:
             raise ValueError(f"radius must be positive, got {self.radius}")
         if not -90 < self.elevation[0] <= self.elevation[1] < 90:

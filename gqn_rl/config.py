@@ -32,7 +32,7 @@ class Config(BaseModel):
     def _yes_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
         """Python takes true for 1."""
         kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
-        if isinstance(value, bool) and kinds & {int, float} and not kinds & {bool, Any}:
+        if _holds_bool(value) and kinds & {int, float} and not kinds & {bool, Any}:
             raise ValueError("true and false are no numbers")
         return value
 
@@ -114,7 +114,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise UserError(f"configuration {path} is no text file") from None
     try:
         values = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that there is not
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where else ""
         raise UserError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
@@ -159,8 +159,12 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise UserError(f"an override is KEY=VALUE, got {text!r}")
     try:
         return key, yaml.load(value, _Loader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # ValueError: a date that there is not
         raise UserError(f"the value of override {text!r} is not valid YAML") from None
+
+
+def _holds_bool(value: Any) -> bool:
+    return isinstance(value, bool) or (isinstance(value, list | tuple) and any(map(_holds_bool, value)))
 
 
 def _kinds(annotation: Any) -> set[Any]:

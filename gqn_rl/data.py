@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from gqn_rl.cameras import check_camera, check_poses
+from gqn_rl.cameras import CONVENTION, check_camera, check_poses
 from gqn_rl.config import Config, UserError
 from gqn_rl.files import disk_errors, locked, read_json, strangers, write_json
 from gqn_rl.types import POSE_SIZE, Perturbable, Pose, RenderError, SceneSource, Views
@@ -64,6 +64,8 @@ class BlockPlan(Config):
             raise ValueError("a block with several rows (columns) needs the name of the factor of its rows (columns)")
         if self.rows is not None and self.rows == self.columns:
             raise ValueError(f"rows and columns must be two factors, both are {self.rows!r}")
+        if self.family > 1 and self.size == 1:
+            raise ValueError(f"a family of {self.family} needs a block of several rows or columns, got one of each")
         return self
 
     @property
@@ -109,10 +111,14 @@ def describe_source(source: SceneSource, config: RecordConfig) -> Manifest:
     """The manifest of a recording of ``source`` that has not begun.
 
     Raises:
-        UserError: the block plan names a factor that the source has not, or families that it cannot make; or the source
-            does not say all of its camera.
+        UserError: the block plan names a factor that the source has not, or families that it cannot make; or what the
+            source says of its factors, its camera or its state is missing, or cannot be.
     """
-    block = config.block
+    block, factors = config.block, source.scene_factors
+    if isinstance(factors, str) or not all(isinstance(factor, str) for factor in factors):
+        raise UserError(f"scene_factors of {config.env} is {factors!r}, must be names, such as ('scene',)")
+    if not factors and config.scenes > 1:
+        raise UserError(f"scene_factors of {config.env} names none: all {config.scenes} scenes would be the same")
     for name in (block.rows, block.columns):
         if name is not None and name not in source.scene_factors:
             raise UserError(f"block: {config.env} has no factor {name!r}; valid: {', '.join(source.scene_factors)}")
@@ -123,10 +129,33 @@ def describe_source(source: SceneSource, config: RecordConfig) -> Manifest:
         )
     camera = source.camera_metadata
     check_camera(camera)
-    groups = {name: (part.start, part.stop) for name, part in source.state_groups.items()}
+    if camera["convention"] != CONVENTION:
+        raise UserError(f"the poses of {config.env} mean {camera['convention']!r}; valid: {CONVENTION!r}")
+    state = np.shape(source.state())
+    if len(state) != 1:
+        raise UserError(f"state() of {config.env} is of shape {state}, must be (S,)")
+    groups = {name: _bounds(name, part, state[0]) for name, part in source.state_groups.items()}
     height, width = camera["image_size"]
-    plain_camera = {**camera, "image_size": [int(height), int(width)], "fovy": float(camera["fovy"])}
-    return Manifest(config.to_dict(), plain_camera, groups, len(source.state()))
+    plain_camera = {
+        "convention": str(camera["convention"]),
+        "fovy": float(camera["fovy"]),
+        "image_size": [int(height), int(width)],
+        "renderer": str(camera["renderer"]),
+    }
+    return Manifest(config.to_dict(), plain_camera, groups, state[0])
+
+
+def _bounds(name: str, part: Any, size: int) -> tuple[int, int]:
+    """Where the group ``name`` lies in a state of ``size`` numbers."""
+    try:
+        start, stop, step = part.indices(size)
+    except (AttributeError, TypeError):
+        start, stop, step = 0, 0, 0
+    if step != 1 or start > stop or (part.stop or 0) > size:
+        raise UserError(
+            f"state_groups[{name!r}] is {part!r}; valid: a slice of neighbours among the {size} numbers of state()"
+        )
+    return start, stop
 
 
 def open_recording(folder: Path, manifest: Manifest) -> None:
@@ -306,6 +335,8 @@ def look(source: SceneSource, poses: Iterable[Pose]) -> Views:
     height, width = source.camera_metadata["image_size"]
     try:
         chosen = check_poses(np.array(list(poses), np.float32))
+        if chosen.ndim != 2:
+            raise ValueError(f"it is of shape {chosen.shape[1:]}, must be ({POSE_SIZE},)")
     except ValueError as error:
         raise UserError(f"a camera pose of {type(source).__name__} is none: {error}") from None
     images = np.empty((len(chosen), height, width, 3), np.uint8)

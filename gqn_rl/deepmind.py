@@ -109,7 +109,10 @@ def parse_spec(spec: str) -> tuple[str, Path]:
     if not spec.startswith(PREFIX) or not colon or not root:
         raise UserError(f"{spec!r} is no published dataset; write {PREFIX}NAME:/path, NAME one of {', '.join(LAYOUTS)}")
     find_layout(name)
-    return name, Path(root).expanduser()
+    try:
+        return name, Path(root).expanduser()
+    except RuntimeError as error:  # nobody of that name
+        raise UserError(f"{spec!r}: {error}") from None
 
 
 def find_layout(name: str) -> Layout:
@@ -128,7 +131,7 @@ def to_poses(name: str, cameras: ArrayLike) -> NDArray[np.float32]:
     """Camera poses (..., 5) in the convention of :mod:`gqn_rl.cameras` from the set's ``cameras`` (..., 5).
 
     Positions stay as they are: one published unit counts as one metre. Raises ``ValueError`` for another shape or a
-    number that is not finite.
+    number that is not finite, and for a pitch beyond straight up or down.
     """
     layout = find_layout(name)
     poses = check_poses(cameras).astype(np.float64)
@@ -146,8 +149,8 @@ def open_deepmind(
     """The training scenes of ``deepmind:NAME:/path/to/root``, converted on first use.
 
     The recording's folder lies in ``cache_root`` and is named after the set, the number of scenes and the image size.
-    Once it is finished, the TFRecords are not looked at again. A conversion that was stopped goes on; a process that
-    finds another at it waits.
+    Once it is finished, the TFRecords are not read again, and need not be there; any that are must be those that it was
+    made from. A conversion that was stopped goes on; a process that finds another at it waits.
 
     Args:
         spec: which set, and where it lies.
@@ -170,11 +173,19 @@ def open_deepmind(
                 fcntl.flock(lock, fcntl.LOCK_EX)  # released with the process, however it ends
                 if not _finished(folder):
                     convert(name, root, "train", count, folder, progress, image_size)
+    elif not _made_from(folder, _records_of(name, root, "train")):
+        raise UserError(f"{folder} was made from other files than {root / name} has; delete it to convert these")
     return SceneDataset(folder)
 
 
 def _finished(folder: Path) -> bool:
     return (folder / "manifest.json").exists() and load_manifest(folder).complete
+
+
+def _made_from(folder: Path, files: list[Path]) -> bool:
+    """Whether the recording in ``folder`` was made from ``files``, or the first of them; true if there are none."""
+    there = load_manifest(folder).config["env_kwargs"].get("files")
+    return not files or any(_listing(files[:count]) == there for count in range(1, len(files) + 1))
 
 
 def _source_files(name: str, root: Path, split: str, scenes: int, image_size: tuple[int, int]) -> list[Path]:
@@ -194,7 +205,7 @@ def _source_files(name: str, root: Path, split: str, scenes: int, image_size: tu
     folder = root / name / split
     if not folder.is_dir():
         raise UserError(f"no folder {folder}; the root of the published datasets holds {name}/{split}/*.tfrecord")
-    files = sorted(folder.glob("*.tfrecord"))
+    files = _records_of(name, root, split)
     if not files:
         raise UserError(f"{folder} has no *.tfrecord files; download some of the set there")
     return files
@@ -266,8 +277,7 @@ def convert(
 def _describe(name: str, split: str, scenes: int, image_size: tuple[int, int], files: list[Path]) -> Manifest:
     layout = LAYOUTS[name]
     # Scenes are numbered by the order of the files: with other files, a conversion cannot go on where it stopped.
-    listing = json.dumps([(path.name, path.stat().st_size) for path in files])
-    source = {"split": split, "files": hashlib.sha256(listing.encode()).hexdigest()[:16]}
+    source = {"split": split, "files": _listing(files)}
     config = RecordConfig(env=f"{PREFIX}{name}", env_kwargs=source, scenes=scenes, views=layout.views)
     camera = {
         "convention": CONVENTION,
@@ -276,6 +286,16 @@ def _describe(name: str, split: str, scenes: int, image_size: tuple[int, int], f
         "renderer": "deepmind/gqn-datasets",
     }
     return Manifest(config.to_dict(), camera, state_groups={}, state_size=0)
+
+
+def _records_of(name: str, root: Path, split: str) -> list[Path]:
+    return sorted((root / name / split).glob("*.tfrecord"))
+
+
+def _listing(files: list[Path]) -> str:
+    """A hash of the files' names and sizes."""
+    listing = json.dumps([(path.name, path.stat().st_size) for path in files])
+    return hashlib.sha256(listing.encode()).hexdigest()[:16]
 
 
 def _check_facing(name: str, poses: NDArray[np.float32]) -> None:
@@ -368,7 +388,10 @@ def _read_scene(name: str, record: _Record, images: NDArray[np.uint8]) -> NDArra
         images[view] = _decode(record, view, frame, layout.frame_size, images.shape[1])
     if not np.isfinite(cameras).all():
         raise record.corrupt("a camera has a number that is not finite")
-    return to_poses(name, cameras.reshape(-1, POSE_SIZE))
+    try:
+        return to_poses(name, cameras.reshape(-1, POSE_SIZE))
+    except ValueError as error:
+        raise record.corrupt(str(error)) from None
 
 
 def _decode(record: _Record, view: int, jpeg: bytes, frame_size: int, side: int) -> NDArray[np.uint8]:

@@ -13,7 +13,6 @@ import json
 import math
 import warnings
 from collections.abc import Mapping
-from numbers import Integral
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -22,13 +21,13 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from gqn_rl.cameras import check_camera
+from gqn_rl.cameras import check_camera, is_whole
 from gqn_rl.config import UserError
 from gqn_rl.files import read_json, write_bytes, write_json
 from gqn_rl.gaussians import log_spreads
 from gqn_rl.gqn import GQN, GQNConfig
 from gqn_rl.hub import SCHEME, download, find_reference, push_to_hub
-from gqn_rl.types import SceneEncoder, Views
+from gqn_rl.types import POSE_SIZE, SceneEncoder, Views
 
 #: What stands before an encoder's name for the same encoder at initialisation.
 UNTRAINED = "untrained:"
@@ -93,6 +92,8 @@ class GQNEncoder(nn.Module):
 
     def forward(self, images: Tensor, poses: Tensor) -> Tensor:
         """The same as :meth:`encode`, with gradients for whoever trains the representation network on."""
+        if poses.ndim != 3 or poses.shape[1] < 1:
+            raise ValueError(f"poses must be (B, K, {POSE_SIZE}) with K of at least 1, got {tuple(poses.shape)}")
         return self.read(self.share(images, poses))
 
     def share(self, images: Tensor, poses: Tensor) -> Tensor:
@@ -176,10 +177,12 @@ class GQNEncoder(nn.Module):
     def from_gqn(cls, gqn: GQN, views: Views, card: Mapping[str, Any], size: int = 64) -> GQNEncoder:
         """Freeze a trained ``gqn``; what varies how much is measured on ``views`` (N, K) of N training scenes.
 
-        ``size`` is the number of principal components, cut to how many there are. Where the components beyond 64 were
-        left out, ridge probes did as well or better (ArmReach, ray attention: target R2 0.971 with 64, 0.962 with all
-        256).
+        ``size``, at least 1, is the number of principal components, cut to how many there are. Where the components
+        beyond 64 were left out, ridge probes did as well or better (ArmReach, ray attention: target R2 0.971 with 64,
+        0.962 with all 256).
         """
+        if not is_whole(size) or size < 1:
+            raise ValueError(f"size must be a whole number of at least 1, got {size!r}")
         with torch.inference_mode():
             parts = zip(views.images.split(256), views.poses.split(256), strict=True)
             vectors = [gqn.representation.vector(gqn.represent_views(Views(*part))).float() for part in parts]
@@ -205,7 +208,7 @@ class GQNEncoder(nn.Module):
         """
         trained = cls.from_pretrained(name)
         with torch.random.fork_rng([]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # not those of GPUs, which fork_rng would not put back
             gqn = GQN(trained.gqn.config)
         return cls(gqn, trained.mean, trained.projection, trained.card, trained.moving)
 
@@ -235,13 +238,18 @@ class GQNEncoder(nn.Module):
             gqn.load_state_dict(tensors)
             encoder = cls(gqn, mean, projection, card, moving)
         except (KeyError, RuntimeError, ValueError) as error:
-            raise UserError(f"{weights_path} does not fit its card: {str(error).splitlines()[0]}") from None
+            raise UserError(f"{weights_path} does not fit its card: {' '.join(str(error).split()[:40])}") from None
         if card.get("fingerprint") not in (None, encoder.fingerprint):
             raise UserError(f"{weights_path} is not the file its card describes (fingerprint differs); restore it")
         return encoder
 
     def save_pretrained(self, path: str | Path) -> None:
-        """Write ``path``.safetensors and ``path``.json (``path`` without a suffix), each atomically."""
+        """Write ``path``.safetensors and ``path``.json (``path`` without a suffix), each atomically.
+
+        Raises ``ValueError`` for one :meth:`without_generator`, which could not be loaded.
+        """
+        if isinstance(self.gqn.generator, nn.Identity):
+            raise ValueError("this encoder has no generator; save the one that it was made from")
         tensors = {name: tensor.contiguous() for name, tensor in self.gqn.state_dict().items()}
         tensors |= {_MEAN: self.mean.contiguous(), _PROJECTION: self.projection.contiguous(), _MOVING: self.moving}
         write_bytes(f"{path}.safetensors", safetensors.torch.save(tensors))
@@ -322,7 +330,7 @@ def load_encoder(spec: str) -> SceneEncoder:
         raise UserError(f"encoder {spec!r} cannot be made: {type(error).__name__}: {error}") from error
     if not isinstance(encoder, SceneEncoder) or not callable(encoder.encode):
         raise UserError(f"encoder {spec!r} needs a method `encode` and an attribute `size`")
-    if not isinstance(encoder.size, Integral) or encoder.size < 1:
+    if not is_whole(encoder.size) or encoder.size < 1:
         raise UserError(f"encoder {spec!r}: size is the length of its vector, a positive integer; got {encoder.size!r}")
     return encoder
 

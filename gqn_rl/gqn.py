@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from gqn_rl import generator as generator_module
 from gqn_rl import representation as representation_module
+from gqn_rl.cameras import is_whole
 from gqn_rl.config import Config
 from gqn_rl.generator import Generator, GeneratorConfig, Noise
 from gqn_rl.representation import RepresentationConfig, build_representation
@@ -32,7 +33,7 @@ class GQNConfig(Config):
     @field_validator("image_size", mode="before")
     @classmethod
     def _square(cls, value: Any) -> Any:
-        return (value, value) if isinstance(value, int) else value
+        return (value, value) if is_whole(value) else value
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -138,11 +139,12 @@ class GQN(nn.Module):
         if not sigma > 0:
             raise ValueError(f"sigma must be positive, got {sigma}")
         images, poses = self._inputs(query)
+        _check_scenes(scene, poses)
         b, q = poses.shape[:2]
         target = _to_nchw(images.flatten(0, 1))
         mean, kl = self.generator.posterior(self.representation.read(scene), poses.flatten(0, 1), target, rng)
         squares = ((mean - target) / sigma).square().flatten(1).sum(dim=1)
-        nll = 0.5 * squares + likelihood_floor(sigma, target[0].numel())
+        nll = 0.5 * squares + likelihood_floor(sigma, math.prod(target.shape[1:]))
         return GQNOutput(_to_views(mean, b), nll.unflatten(0, (b, q)), kl.unflatten(0, (b, q)))
 
     def forward(self, context: Views, query: Views, sigma: float, rng: Noise = None) -> GQNOutput:
@@ -155,6 +157,7 @@ class GQN(nn.Module):
         Every latent takes its prior's mean. Differentiable: its error sends gradient straight to the scene.
         """
         poses = self._poses(poses)
+        _check_scenes(scene, poses)
         return _to_views(
             self.generator.prior(self.representation.read(scene), poses.flatten(0, 1), deterministic=True), len(poses)
         )
@@ -173,6 +176,9 @@ class GQN(nn.Module):
         Latents come from the prior with ``rng``, or with ``deterministic`` are its means (all samples are equal).
         """
         poses = self._poses(poses)
+        _check_scenes(scene, poses)
+        if not is_whole(samples) or samples < 1:
+            raise ValueError(f"samples must be a whole number of at least 1, got {samples!r}")
         b, q = poses.shape[:2]
         repeated = poses[:, None].expand(b, samples, q, POSE_SIZE).reshape(-1, POSE_SIZE)
         mean = self.generator.prior(self.representation.read(scene), repeated, rng, deterministic).clamp(0, 1)
@@ -197,6 +203,11 @@ class GQN(nn.Module):
             expected = (*poses.shape[:2], *self.config.image_size, 3)
             raise ValueError(f"images must be {expected} for these poses and this GQN, got {tuple(images.shape)}")
         return images, poses
+
+
+def _check_scenes(scene: Tensor, poses: Tensor) -> None:
+    if len(scene) != len(poses):
+        raise ValueError(f"there are {len(scene)} scenes, but poses for {len(poses)}: {tuple(poses.shape)}")
 
 
 def _to_nchw(images: Tensor) -> Tensor:

@@ -12,13 +12,16 @@ import importlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from gqn_rl.config import UserError
+
+#: Where a process finds the others, in its environment.
+_SET_BY_TORCHRUN: Final = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 class World(NamedTuple):
@@ -100,12 +103,18 @@ def joined(device: str) -> Iterator[tuple[World, str]]:
     ``device`` as the user gave it; ``cuda`` becomes this process's own GPU.
 
     Raises:
-        UserError: more processes on this machine than GPUs.
+        UserError: more processes on this machine than GPUs; or WORLD_SIZE is set, but not all that torchrun sets.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
+    size = os.environ.get("WORLD_SIZE", "1")
+    if size == "1":
         yield World(), device
         return
+    missing = [name for name in _SET_BY_TORCHRUN if name not in os.environ]
+    if missing or not size.isdecimal():
+        lacks = f", but not {', '.join(missing)}" if missing else ""
+        raise UserError(
+            f"WORLD_SIZE is {size!r} in the environment{lacks}: start this with torchrun, or unset WORLD_SIZE"
+        )
     if device.startswith("cuda"):
         local = int(os.environ["LOCAL_RANK"])
         if local >= torch.cuda.device_count():
@@ -118,6 +127,6 @@ def joined(device: str) -> Iterator[tuple[World, str]]:
     importlib.import_module("torch.distributed.nn.functional")
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:
-        yield World(dist.get_rank(), size), device
+        yield World(dist.get_rank(), int(size)), device
     finally:
         dist.destroy_process_group()

@@ -218,16 +218,17 @@ class Pretraining:
     ) -> None:
         _check_fit(config, dataset)
         _check_shares(config, world)
-        torch.manual_seed(config.seed)
         self.world = world
         self.config, self.dataset, self.device = config, dataset, torch.device(device)
         self.step = 0
-        self.model = GQN(config.model).to(self.device)
+        with torch.random.fork_rng([]):  # on the CPU, before they go to the device
+            torch.default_generator.manual_seed(config.seed)
+            self.model = GQN(config.model).to(self.device)
+            self.objective = Objective(config.objective, self.model.representation.feature_size).to(self.device)
         #: What the network was trained on before: ``data``, ``pretraining`` and ``compute`` of its encoders' cards,
         #: oldest first.
         self.lineage: list[dict[str, Any]] = []
         self._begun = False
-        self.objective = Objective(config.objective, self.model.representation.feature_size).to(self.device)
         parameters = [*self.model.parameters(), *self.objective.parameters()]
         self._parameters = parameters
         self._optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)

@@ -76,7 +76,7 @@ def score(predicted: NDArray[np.floating], truth: NDArray[np.floating]) -> Probe
 class ChoiceScore(NamedTuple):
     """How often a probe chooses right."""
 
-    accuracy: float  #: in [0, 1]
+    accuracy: float  #: in [0, 1]; nan, as chance is, of flags that are all the same, which anybody predicts
     chance: float  #: of whoever always answers with what is most common among these scenes
 
 
@@ -89,6 +89,8 @@ def score_class(predicted: NDArray[np.floating], truth: NDArray[np.floating]) ->
 def score_flags(predicted: NDArray[np.floating], truth: NDArray[np.floating]) -> ChoiceScore:
     """Compare predictions (N, C) with the truth (N, C), of two values: which of the two is nearer, over all entries."""
     middle = (float(truth.min()) + float(truth.max())) / 2
+    if truth.min() == truth.max():
+        return ChoiceScore(math.nan, math.nan)
     yes = truth > middle
     common = np.maximum(yes.mean(0), 1 - yes.mean(0))
     return ChoiceScore(float(((predicted > middle) == yes).mean()), float(common.mean()))

@@ -38,6 +38,8 @@ class RepresentationConfig(Config):
     def _check(self) -> Self:
         if self.channels == 0 and self.kind != "points":
             raise ValueError(f"representation {self.kind!r} needs channels above 0")
+        if self.channels == 1 and self.kind in ("tower", "pool"):
+            raise ValueError(f"representation {self.kind!r} halves its channels: it needs at least 2, got 1")
         if self.scenery and (self.kind != "points" or self.channels == 0):
             raise ValueError(
                 f"scenery is for free features: it needs kind 'points' and channels above 0, "

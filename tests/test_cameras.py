@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -78,8 +80,23 @@ def test_outside_band_does_not_overlap_the_dome() -> None:
     assert dome.outside(15).elevation == (60, 75)
 
 
-@pytest.mark.parametrize("bad", [{"radius": (2.0, 1.0)}, {"radius": (0.0, 1.0)}, {"elevation": (0.0, 95.0)}])
-def test_impossible_domes_are_refused_by_name(bad: dict[str, tuple[float, float]]) -> None:
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"radius": (2.0, 1.0)},
+        {"radius": (0.0, 1.0)},
+        {"radius": 1.5},
+        {"radius": (True, True)},
+        {"radius": (1.0, math.inf)},
+        {"elevation": (0.0, 95.0)},
+        {"azimuth": (math.nan, 10.0)},
+        {"center": (0.0, 0.0)},
+        {"center": (math.nan, 0.0, 0.0)},
+        {"aim_jitter": -0.1},
+        {"aim_jitter": math.nan},
+    ],
+)
+def test_impossible_domes_are_refused_by_name(bad: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(bad))):
         Dome(**bad)  # type: ignore[arg-type]
 
@@ -91,6 +108,9 @@ def test_bad_poses_are_refused() -> None:
         check_poses([0, 0, 0, np.nan, 0])
     with pytest.raises(ValueError, match="own position"):
         look_at([1, 2, 3], [1, 2, 3])
+    with pytest.raises(ValueError, match="own position"):
+        look_at([1, 2, 3], [np.nan, 2, 3])
+    np.testing.assert_allclose(look_at([1000, 0, 0], [1000.005, 0, 0])[3:], 0)  # near is not the same
 
 
 def test_unknown_fixed_camera_names_the_valid_ones() -> None:
@@ -107,6 +127,8 @@ def test_unknown_fixed_camera_names_the_valid_ones() -> None:
         ("image_size", (True, 64), "camera_metadata's image_size must be"),
         ("fovy", True, "camera_metadata's fovy must lie between 0 and 180 degrees, got True"),
         ("fovy", float("nan"), "camera_metadata's fovy must lie between 0 and 180 degrees, got nan"),
+        ("renderer", None, "camera_metadata's renderer must be text, got None"),
+        ("convention", 3, "camera_metadata's convention must be text, got 3"),
         ("fovy", 180, "camera_metadata's fovy must lie between 0 and 180 degrees, got 180"),
     ],
 )

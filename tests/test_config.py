@@ -26,6 +26,7 @@ class Outer(Config):
     """A whole."""
 
     steps: int = 3
+    pairs: tuple[tuple[int, int], ...] = ()
     inner: Inner = Inner()
 
 
@@ -54,13 +55,15 @@ def test_a_file_states_only_what_differs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("stepz: 4", "unknown key 'stepz' (did you mean 'steps'?); valid keys: inner, steps"),
+        ("stepz: 4", "unknown key 'stepz' (did you mean 'steps'?); valid keys: inner, pairs, steps"),
         ("inner: {rat: 4}", "unknown key 'inner.rat' (did you mean 'rate'?); valid keys: rate"),
         ("steps: many", "'steps' is 'many'"),
         ("inner: {rate: -1}", "'inner.rate' is -1: input should be greater than 0"),
         ("- a list", "the top level must be a mapping"),
         ("steps: [", "line 1: not valid YAML"),
         ("steps: true", "'steps' is True: true and false are no numbers"),
+        ("pairs: [[1, true]]", "'pairs' is [[1, True]]: true and false are no numbers"),
+        ("steps: 2024-02-30", "not valid YAML: day is out of range for month"),
         ("steps: 4\ninner: {rate: 1}\nsteps: 5", "line 3: not valid YAML: 'steps' stands twice"),
         ("inner: {rate: 1, rate: 2}", "line 1: not valid YAML: 'rate' stands twice"),
     ],
@@ -87,6 +90,8 @@ def test_overrides_are_yaml_values_at_dotted_keys() -> None:
     assert values == {"a": {"c": 1, "b": 2}, "d": {"e": 3}}
     with pytest.raises(UserError, match="KEY=VALUE"):
         parse_override("no equals sign")
+    with pytest.raises(UserError, match="the value of override 'a=2024-13-45' is not valid YAML"):
+        parse_override("a=2024-13-45")
     with pytest.raises(UserError, match="not a mapping"):
         set_dotted({"a": 1}, "a.b", 2)
 

@@ -27,6 +27,7 @@ from gqn_rl.data import (
     SceneDataset,
     describe_source,
     finish_recording,
+    load_manifest,
     look,
     missing_chunks,
     open_recording,
@@ -287,6 +288,49 @@ def test_a_camera_that_is_not_told_is_named_before_any_work() -> None:
         describe_source(dot, RecordConfig(scenes=4, views=2, env="dots:Dot-v0"))
 
 
+@pytest.mark.parametrize(
+    ("member", "value", "said"),
+    [
+        ("state_groups", {"place": slice(0, 9)}, r"state_groups\['place'\] is slice\(0, 9, None\); .* the 1 numbers"),
+        ("state_groups", {"place": slice(0, 1, 2)}, r"state_groups\['place'\] is slice\(0, 1, 2\)"),
+        ("state_groups", {"place": slice(1, 0)}, r"state_groups\['place'\] is slice\(1, 0"),
+        ("state_groups", {"place": (0, 1)}, r"state_groups\['place'\] is \(0, 1\)"),
+        ("state", lambda: np.zeros((1, 3)), r"state\(\) of dots:Dot-v0 is of shape \(1, 3\), must be \(S,\)"),
+        ("state", lambda: np.float32(1), r"state\(\) of dots:Dot-v0 is of shape \(\), must be \(S,\)"),
+        ("scene_factors", "place", r"scene_factors of dots:Dot-v0 is 'place', must be names"),
+        ("scene_factors", (), "scene_factors of dots:Dot-v0 names none: all 4 scenes would be the same"),
+    ],
+)
+def test_what_a_source_says_of_itself_is_checked_before_any_work(member: str, value: object, said: str) -> None:
+    dot = Dot()
+    setattr(dot, member, value)
+    with pytest.raises(UserError, match=said):
+        describe_source(dot, RecordConfig(scenes=4, views=2, env="dots:Dot-v0"))
+
+
+def test_state_groups_may_be_open_or_count_from_the_end(tmp_path: Path) -> None:
+    dot = Dot()
+    dot.state_groups = {"all": slice(None), "last": slice(-1, None)}
+    described = describe_source(dot, RecordConfig(scenes=4, views=2, env="dots:Dot-v0"))
+    assert described.state_groups == {"all": (0, 1), "last": (0, 1)}
+    open_recording(tmp_path / "data", described)
+    assert load_manifest(tmp_path / "data").state_size == 1
+
+
+def test_poses_that_mean_something_else_are_refused_before_any_work() -> None:
+    dot = Dot()
+    dot.camera_metadata = {**Dot.camera_metadata, "convention": "x right"}
+    with pytest.raises(UserError, match="the poses of dots:Dot-v0 mean 'x right'; valid: 'x,y,z"):
+        describe_source(dot, RecordConfig(scenes=4, views=2, env="dots:Dot-v0"))
+
+
+def test_a_pose_is_five_numbers_and_no_more() -> None:
+    dot = Dot()
+    dot.new_scene(np.random.default_rng(0))
+    with pytest.raises(UserError, match=r"a camera pose of Dot is none: it is of shape \(1, 5\), must be \(5,\)"):
+        look(dot, [np.zeros((1, POSE_SIZE), np.float32)] * 2)
+
+
 def test_unknown_factors_and_groups_name_the_valid_ones(recording: Path) -> None:
     source = make_arm(CONFIG.env, CONFIG.env_kwargs)
     wrong = CONFIG.model_copy(update={"block": BlockPlan(rows="leg", height=2)})
@@ -395,6 +439,8 @@ def test_families_need_a_source_that_can_perturb() -> None:
 def test_a_family_has_members() -> None:
     with pytest.raises(UserError, match="family"):
         BlockPlan.from_mapping({"family": 0})
+    with pytest.raises(UserError, match="a family of 4 needs a block of several rows or columns"):
+        BlockPlan.from_mapping({"family": 4, "rows": "place"})
 
 
 def test_photographs_in_memory_depend_on_the_seed_alone() -> None:

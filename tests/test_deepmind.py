@@ -335,6 +335,16 @@ def test_opened_by_name_it_is_converted_once(own: Published, tmp_path: Path) -> 
         open_deepmind(spec, cache, 71, counted.append, SMALL)
 
 
+def test_opened_from_other_files_it_says_so(own: Published, tmp_path: Path) -> None:
+    spec, cache = f"deepmind:{RING}:{own.root}", tmp_path / "cache"
+    data = open_deepmind(spec, cache, 5, lambda scenes: None, SMALL)
+    own.files[-1].unlink()  # not one of those that the first five scenes are of
+    assert open_deepmind(spec, cache, 5, lambda scenes: None, SMALL).manifest == data.manifest
+    own.files[0].write_bytes(own.files[0].read_bytes() + b" ")
+    with pytest.raises(UserError, match=rf"was made from other files than .*{RING} has; delete it to convert these"):
+        open_deepmind(spec, cache, 5, lambda scenes: None, SMALL)
+
+
 def test_sizes_and_numbers_of_scenes_are_kept_apart(ring: Published, tmp_path: Path) -> None:
     spec = f"deepmind:{RING}:{ring.root}"
     opened = [
@@ -398,6 +408,7 @@ def test_pretraining_runs_on_a_converted_set(tmp_path: Path) -> None:
         ("deepmind:jaco", "is no published dataset; write deepmind:NAME:/path, NAME one of jaco, mazes"),
         ("deepmind:jaco:", "is no published dataset"),
         ("data/jaco", "is no published dataset"),
+        ("deepmind:jaco:~nobody-of-that-name/x", "'deepmind:jaco:~nobody-of-that-name/x': Could not determine home"),
     ],
 )
 def test_specs_that_are_none_are_refused(spec: str, words: str, tmp_path: Path) -> None:
@@ -494,6 +505,10 @@ def test_records_of_something_else_are_refused(tmp_path: Path) -> None:
     rewrite(source.files[0], frames=([jpeg(picture(64, 0))] * 10, "byte"), cameras=(cameras.ravel(), "float"))
     with pytest.raises(UserError, match=r"record 1 of .* is corrupt: a camera has a number that is not finite"):
         source.convert(tmp_path / "recording", 1)
+    cameras[4] = [0, 0, 0, 0, 2]
+    rewrite(source.files[0], frames=([jpeg(picture(64, 0))] * 10, "byte"), cameras=(cameras.ravel(), "float"))
+    with pytest.raises(UserError, match=r"record 1 of .* is corrupt: a camera's pitch is between"):
+        source.convert(tmp_path / "tilted", 1)
     text = b"no protocol buffer"
     length = len(text).to_bytes(8, "little")
     crc = tfrecord.TFRecordWriter.masked_crc

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -140,7 +141,23 @@ def test_loading_leaves_the_random_numbers_alone(tmp_path: Path) -> None:
     expected = torch.rand(2)
     torch.manual_seed(3)
     GQNEncoder.from_pretrained(tmp_path)
+    GQNEncoder.untrained(tmp_path)
     torch.testing.assert_close(torch.rand(2), expected, rtol=0, atol=0)
+
+
+def test_what_cannot_be_encoded_or_saved_is_refused(encoder: GQNEncoder, tmp_path: Path) -> None:
+    views = _views(2, 1)
+    with pytest.raises(ValueError, match=r"poses must be \(B, K, 5\) with K of at least 1, got \(2, 0, 5\)"):
+        encoder.encode(views.images[:, :0], views.poses[:, :0])
+    with pytest.raises(ValueError, match="has no generator; save the one that it was made from"):
+        encoder.without_generator().save_pretrained(tmp_path / "encoder")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("size", [0, -1, True, 2.5])
+def test_a_size_that_is_none_is_refused(size: Any) -> None:
+    with pytest.raises(ValueError, match=f"size must be a whole number of at least 1, got {size}"):
+        GQNEncoder.from_gqn(GQN(config("ray")), _views(8, 1), {"camera": CAMERA}, size)
 
 
 @pytest.mark.parametrize("name", ["output.moving", "generator"])
@@ -264,6 +281,12 @@ class MeanColor:
         return images.float().mean((1, 2, 3))
 
 
+class Yes(MeanColor):
+    """Of a size that is no number."""
+
+    size = True
+
+
 class NoEncoder:
     """Not one."""
 
@@ -274,6 +297,8 @@ def test_own_encoders_load_by_module_and_class() -> None:
     assert own.encode(*_views(2, 2)).shape == (2, 3)
     with pytest.raises(UserError, match="needs a method `encode`"):
         load_encoder("test_encoder:NoEncoder")
+    with pytest.raises(UserError, match="size is the length of its vector, a positive integer; got True"):
+        load_encoder("test_encoder:Yes")
     with pytest.raises(UserError, match="cannot be imported"):
         load_encoder("no_such_module:Thing")
 

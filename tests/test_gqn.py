@@ -261,6 +261,33 @@ def test_bad_views_are_refused(views: Views, message: str) -> None:
         build().represent(views)
 
 
+def test_scenes_and_poses_go_together_one_to_one() -> None:
+    gqn, two = build(), build().represent(random_views(2, 3))
+    for count in (1, 3, 4):
+        query = random_views(count, 2)
+        for call in (
+            lambda query=query: gqn.predict(two, query.poses),
+            lambda query=query: gqn.generate(two, query.poses),
+            lambda query=query: gqn.reconstruct(two, query, 0.7),
+        ):
+            with pytest.raises(ValueError, match=f"there are 2 scenes, but poses for {count}"):
+                call()
+
+
+def test_nothing_to_draw_is_drawn_and_costs_nothing() -> None:
+    gqn, query = build(), random_views(2, 0)
+    out = gqn(random_views(2, 3), query, 0.7)
+    assert out.reconstruction.shape == gqn.predict(gqn.represent(random_views(2, 3)), query.poses).shape
+    assert out.nll.shape == out.kl.shape == (2, 0)
+
+
+@pytest.mark.parametrize("samples", [0, -1, True, 1.5])
+def test_a_number_of_samples_that_is_none_is_refused(samples: Any) -> None:
+    gqn = build()
+    with pytest.raises(ValueError, match=f"samples must be a whole number of at least 1, got {samples}"):
+        gqn.generate(gqn.represent(random_views(1, 1)), random_views(1, 1).poses, samples)
+
+
 def test_paper_presets_run_at_the_papers_sizes() -> None:
     for kind in ("pyramid", "tower", "pool"):
         config = GQNConfig.paper(kind)
@@ -284,6 +311,8 @@ def test_configuration_survives_yaml_and_takes_one_number_for_a_square() -> None
     ("fields", "message"),
     [
         ({"image_size": 60}, "divisible by 8, got 60x60"),
+        ({"image_size": True}, "'image_size' is True: true and false are no numbers"),
+        ({"representation": {"kind": "pool", "channels": 1}}, "'pool' halves its channels: it needs at least 2, got 1"),
         (
             {"image_size": [36, 36], "representation": {"kind": "pool", "channels": 8}, "generator": {"stride": 8}},
             "stride 8 must divide .*got 36x36",

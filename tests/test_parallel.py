@@ -14,7 +14,7 @@ from test_pretraining import CONFIG, data  # noqa: F401 - a fixture
 
 from gqn_rl.config import UserError
 from gqn_rl.data import SceneDataset
-from gqn_rl.parallel import World
+from gqn_rl.parallel import World, joined
 from gqn_rl.pretrain_run import run
 from gqn_rl.pretraining import PretrainConfig, Pretraining
 
@@ -180,3 +180,31 @@ def test_a_batch_that_cannot_be_shared_is_refused(data: SceneDataset, name: str,
     config = CONFIG.model_copy(update={"batch": 12, "drawn": 6, "explained": 3})
     with pytest.raises(UserError, match=rf"{name} is .* {processes} processes"):
         Pretraining(config, data, world=World(0, processes))
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        (
+            {"WORLD_SIZE": "2"},
+            "WORLD_SIZE is '2' in the environment, but not RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT",
+        ),
+        (
+            {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "x", "MASTER_PORT": "1"},
+            "but not LOCAL_RANK: start this with",
+        ),
+        (
+            {"WORLD_SIZE": "two", **dict.fromkeys(("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"), "0")},
+            "is 'two' in",
+        ),
+    ],
+)
+def test_a_world_that_torchrun_did_not_make_is_named(
+    environment: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=said), joined("cpu"):
+        pass

@@ -15,7 +15,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from gqn_rl.cameras import Dome
+from gqn_rl.cameras import CONVENTION, Dome
 from gqn_rl.cli import main
 from gqn_rl.config import UserError
 from gqn_rl.data import BlockPlan, set_scene
@@ -113,6 +113,7 @@ def test_choices_by_hand() -> None:
         guess = np.array([[0.9, 0.1], [0.6, 0.6], [0.4, 2.0], [-3.0, 0.51]])
         accuracy, chance = score_flags(no + (yes - no) * guess, no + (yes - no) * flags)
         assert (accuracy, chance) == (6 / 8, (3 / 4 + 2 / 4) / 2)
+    assert np.isnan(score_flags(flags + 0.001, np.ones_like(flags))).all()  # anybody predicts what is always the same
 
 
 def test_scene_share_is_one_for_scenes_alone_and_zero_for_cameras_alone() -> None:
@@ -129,7 +130,7 @@ class Spot:
 
     scene_factors = ("red", "green")
     state_groups = {"red": slice(0, 1), "both": slice(0, 2), "all": slice(0, 5)}  # noqa: RUF012
-    camera_metadata = {"convention": "", "fovy": 45.0, "image_size": (4, 4), "renderer": "paint"}  # noqa: RUF012
+    camera_metadata = {"convention": CONVENTION, "fovy": 45.0, "image_size": (4, 4), "renderer": "paint"}  # noqa: RUF012
 
     def __init__(self, dome: Dome | None = None) -> None:
         if dome is not None:
