@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import sys
 
-from gqn_rl.cli import main
-
 if __name__ == "__main__":
+    try:
+        from gqn_rl.cli import main
+    except KeyboardInterrupt:  # Ctrl-C before there is anything to stop
+        sys.exit(130)
     sys.exit(main())

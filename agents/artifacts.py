@@ -57,11 +57,11 @@ def draw_learning_curve(path: Path, rows: Sequence[Row], random_policy: Mapping[
         axis.set_ylabel(label)
         axis.set_xlim(left=0)
         axis.grid(alpha=0.3)
-        axis.legend(loc="lower right")
     if has_success:
         axes[0].set_ylim(-0.03, 1.03)
         axes[0].yaxis.set_major_formatter(PercentFormatter(1.0))
     figure.suptitle(title)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
 

@@ -30,11 +30,12 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from gqn_rl.agents.build import check_algorithm_kwargs, resolve_algorithm
 from gqn_rl.agents.checkpoints import has_replay, replay_buffer
-from gqn_rl.agents.runs import RunFolder
+from gqn_rl.agents.runs import RunFolder, check_same_config
 from gqn_rl.agents.training import TrainConfig, check_episodes_end, check_seen, fresh_model, make_envs
 from gqn_rl.agents.vec_scene import encoder_hash
 from gqn_rl.config import Config, UserError, read_yaml
 from gqn_rl.encoder import UNTRAINED, load_encoder
+from gqn_rl.files import read_json
 from gqn_rl.types import SceneEncoder
 
 #: Is shown a configuration and its encoder before anything runs.
@@ -106,6 +107,45 @@ class Job:
         """What the run prints."""
         return self.folder.with_name(f"{self.folder.name}.log")
 
+    @property
+    def kept(self) -> dict[str, Any] | None:
+        """What is known of the run whose results lie there; None where there are none."""
+        path = self.results.with_name(f"{self.results.name}.json")
+        if not path.exists():
+            return None
+        facts = read_json(path)
+        if not isinstance(facts, dict) or not isinstance(facts.get("config"), dict):
+            raise UserError(f"{path} is no run's: it has no 'config'; choose another --out")
+        return facts
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing left to do: the run is finished, or the results of one that was are there."""
+        return self.run.finished or self.published
+
+    @property
+    def published(self) -> bool:
+        """Whether the results of a finished run are there: they are kept as they are."""
+        kept = self.kept
+        return (
+            kept is not None
+            and kept.get("finished") is True
+            and self.results.with_name(f"{self.results.name}.csv").exists()
+        )
+
+    def check_kept(self, encoder_hash: str | None) -> None:
+        """Raise :class:`UserError` where there are results of a run with another configuration or encoder."""
+        kept, path = self.kept, f"{self.results}.json"
+        if kept is None:
+            return
+        before = type(self.config).from_mapping(kept["config"], source=path)  # keys that came later have their defaults
+        check_same_config(Path(path), before.to_dict(), self.config.to_dict())
+        if kept.get("encoder_hash") != encoder_hash:
+            raise UserError(
+                f"{path} is of a run that saw with another encoder ({kept.get('encoder_hash')}, now {encoder_hash}); "
+                "use another --out"
+            )
+
 
 def expand(
     paths: Sequence[Path], seeds: Sequence[int], runs: Path, results: Path, arms: Sequence[str] | None = None
@@ -152,11 +192,11 @@ class ArmFacts:
 
 
 def check(jobs: Iterable[Job], notice: Notice = lambda config, encoder: None) -> dict[tuple[str, str], ArmFacts]:
-    """Build what each arm needs once, and compare its runs with what is in their folders.
+    """Build what each arm needs once, and compare its runs with what is in their folders and among the results.
 
     ``notice`` is shown each arm's configuration and encoder. Returns facts by (task, arm). Raises
     :class:`UserError`, with the arm's name, for whatever would stop it: an environment, encoder or algorithm that
-    cannot be had, and a folder with another run.
+    cannot be had, and a folder with another run, or with another run's results.
     """
     facts: dict[tuple[str, str], ArmFacts] = {}
     for job in jobs:
@@ -168,6 +208,7 @@ def check(jobs: Iterable[Job], notice: Notice = lambda config, encoder: None) ->
                 job.run.check_same(job.config, facts[key].encoder_hash)
         except UserError as error:
             raise UserError(f"task {key[0]!r}, arm {key[1]!r}: {reworded(error)}") from None
+        job.check_kept(facts[key].encoder_hash)
     return facts
 
 

@@ -56,10 +56,11 @@ def run_jobs(
     workers: int | None = None,
     backend: Backend = "processes",
 ) -> list[Outcome]:
-    """Do those of ``jobs`` that are not finished, ``workers`` at a time; returns how each of these ended.
+    """Do those of ``jobs`` that are not done, ``workers`` at a time; returns how each of these ended.
 
     Results are published (:func:`gqn_rl.agents.benchmark_results.publish`) as they come in, those of runs that were
-    there before at once. SIGINT and SIGTERM stop all runs at the next step; they go on from their last checkpoints.
+    there before at once; those of finished runs stay. SIGINT and SIGTERM stop all runs at the next step; they go on
+    from their last checkpoints.
 
     Args:
         jobs: in the order in which they are begun.
@@ -74,7 +75,7 @@ def run_jobs(
     with contextlib.ExitStack() as stack:
         request = stack.enter_context(StopRequest())
         monitor = stack.enter_context(_Monitor(jobs, facts, request))
-        todo = [job for job in jobs if not job.run.finished]
+        todo = [job for job in jobs if not job.done]
         for job in jobs:
             if job.run.finished:  # and killed before it could do this itself
                 shutil.rmtree(job.run.checkpoints, ignore_errors=True)
@@ -205,8 +206,9 @@ class _Monitor:
         #: All runs stop when it appears.
         self.stop_file = jobs[0].folder.parent.parent / f".stop-{uuid.uuid4().hex}"
         self._seen: dict[str, object] = {}  # name: what its files were like when they were published
-        self._steps: dict[str, int] = {}
-        self._finished: set[str] = set()
+        published = [job for job in jobs if job.published]
+        self._steps = {job.name: job.config.total_steps for job in published}
+        self._finished = {job.name for job in published}
         self._error: Exception | None = None
         self._damaged: dict[str, UserError] = {}  # name: why its results cannot be published
         self._end = threading.Event()

@@ -32,6 +32,8 @@ def publish(job: Job, facts: ArmFacts) -> bool:
     config = json.loads(json.dumps(read_yaml(run.config), default=str), parse_constant=str)
     versions = read_json(run.versions)
     resumed = versions.pop("resumed", [])
+    # First: where the JSON says that the run is finished, the CSV is whole.
+    write_text(job.results.with_name(f"{job.results.name}.csv"), content[: content.rfind("\n") + 1])
     write_json(
         job.results.with_name(f"{job.results.name}.json"),
         {
@@ -55,7 +57,6 @@ def publish(job: Job, facts: ArmFacts) -> bool:
             "resumed": resumed,  # from which step on with which other versions
         },
     )
-    write_text(job.results.with_name(f"{job.results.name}.csv"), content[: content.rfind("\n") + 1])
     return True
 
 

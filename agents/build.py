@@ -11,6 +11,7 @@ import multiprocessing
 import signal
 import traceback
 import warnings
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -296,7 +297,7 @@ def load_model(
 ) -> BaseAlgorithm:
     """The model saved in ``path``, to go on in ``venv`` or, without one, only to act.
 
-    Raises :class:`UserError` if it observes or acts otherwise than ``venv`` has it.
+    Raises :class:`UserError` if it observes or acts otherwise than ``venv`` has it, or cannot be read.
     """
     # Who only acts needs no replay buffer, and some cannot be made without environments (HerReplayBuffer).
     acting: dict[str, Any] = {
@@ -309,10 +310,10 @@ def load_model(
     try:
         with _buffers_take_n_steps():
             model = algorithm.load(path, env=venv, device=device, custom_objects=acting if venv is None else None)
-    except ValueError as error:
-        if "spaces do not match" not in str(error):
-            raise
-        raise _other_spaces(path, error) from None
+    except (ValueError, KeyError, zipfile.BadZipFile) as error:
+        if isinstance(error, ValueError) and "spaces do not match" in str(error):
+            raise _other_spaces(path, error) from None
+        raise UserError(f"{path} cannot be loaded: {type(error).__name__}: {_one_line(error)}") from error
     speed_up(model)
     return model
 

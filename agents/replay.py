@@ -39,6 +39,9 @@ def trained_policy(
     run, config = RunFolder(folder), read_run(folder)
     run.check_encoder(None if encoder is None else encoder_hash(encoder))
     path = run.final_model if run.finished and not best else run.best_model
+    if not path.exists() and run.finished:
+        other = "" if best or not run.best_model.exists() else "; --best replays the best policy"
+        raise UserError(f"{path} is missing, though the run is finished{other}")
     if not path.exists():
         raise UserError(f"{folder} has no policy yet: the first one is saved after {config.evaluation.every} steps")
     if config.threads is not None:

@@ -111,6 +111,8 @@ class RunFolder:
     def check_encoder(self, encoder_hash: str | None) -> None:
         """Raise :class:`UserError` unless ``encoder_hash`` is that of the encoder which this run was trained with."""
         trained_with = read_json(self.encoder)
+        if not isinstance(trained_with, dict) or not {"encoder", "encoder_hash"} <= set(trained_with):
+            raise UserError(f"{self.encoder} is damaged: it does not say which encoder the run was trained with")
         if trained_with["encoder_hash"] != encoder_hash:
             raise UserError(
                 f"{self.path} was trained with encoder {trained_with['encoder']} ({trained_with['encoder_hash']}), "

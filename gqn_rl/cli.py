@@ -16,6 +16,7 @@ from typing import Final, NoReturn, Protocol
 from gqn_rl.commands import benchmark, doctor, evaluate, imagine, pretrain, probe, push, record, report, train, view
 from gqn_rl.commands.configurations import find_config
 from gqn_rl.config import UserError
+from gqn_rl.files import DISK_FULL
 from gqn_rl.types import RenderError
 
 
@@ -46,6 +47,8 @@ COMMANDS: Final[dict[str, tuple[Command, str]]] = {
 #: Exit codes: something the user can mend; stopped by Ctrl-C (128 + SIGINT, as shells have it).
 BAD_INPUT: Final = 2
 INTERRUPTED: Final = 130
+#: Nobody reads what is printed any more (128 + SIGPIPE).
+READER_GONE: Final = 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,20 +59,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = _parse(list(sys.argv[1:] if arguments is None else arguments))
         options.run(options)
+        sys.stdout.flush()
     except (UserError, RenderError) as error:
-        return _bad_input(_no_opengl(error.__cause__) or error)
+        return _stopped(error) or _bad_input(_no_opengl(error.__cause__) or error)
+    except BrokenPipeError:  # whoever read along has gone (`| head`)
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - or Python's last flush would complain
+        return READER_GONE
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno not in DISK_FULL:
             raise
-        return _bad_input(f"{error.filename}: {error.strerror}")
+        return _bad_input(f"{error.filename or 'output'}: {error.strerror}")
     except KeyboardInterrupt as stop:
-        print(stop if str(stop) else "interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return _interrupted(stop)
     except Exception as error:
+        if stopped := _stopped(error):
+            return stopped
         said = _no_opengl(error)
         if said is None:
             raise
         return _bad_input(said)
+    return 0
+
+
+def _interrupted(stop: object) -> int:
+    print(stop if str(stop) else "interrupted", file=sys.stderr)
+    return INTERRUPTED
+
+
+def _stopped(error: BaseException | None) -> int:
+    """The exit code if Ctrl-C is what ``error`` came of: MuJoCo, while it is imported, makes an ImportError of it."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return _interrupted(error)
+        error = error.__cause__ or error.__context__
     return 0
 
 

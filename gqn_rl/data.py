@@ -208,7 +208,10 @@ def load_manifest(folder: str | Path) -> Manifest:
     """Read a recording's manifest; raises :class:`UserError` when there is none or something in it cannot be."""
     path = Path(folder) / "manifest.json"
     if not path.exists():
-        raise UserError(f"{folder} is not a recording (no manifest.json); make one with `record --out {folder}`")
+        free = not Path(folder).exists() or (Path(folder).is_dir() and not strangers(Path(folder), ()))
+        raise UserError(
+            f"{folder} is not a recording (no manifest.json); make one with `record --out {folder if free else 'DIR'}`"
+        )
     try:
         manifest = Manifest(**read_json(path))
     except TypeError as error:

@@ -32,6 +32,17 @@ def disk_errors(what: object) -> Iterator[None]:
         raise
 
 
+def make_folder(folder: Path) -> None:
+    """Make ``folder``, if it is not there; raises :class:`UserError` where that cannot be, or nothing can be put in."""
+    with disk_errors(folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+            raise UserError(f"cannot write to the folder {folder}: {error.strerror}") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write to the folder {folder}: {os.strerror(errno.EACCES)}")
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Make ``folder`` and keep other processes from writing there; the lock goes with the process, however it ends.
@@ -39,11 +50,11 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another process is at work there, or the folder cannot be written.
     """
+    make_folder(folder)
     with disk_errors(folder):
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             file = open(folder / LOCK, "w")  # noqa: SIM115 - open as long as the work lasts
-        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        except PermissionError as error:
             raise UserError(f"cannot write to the folder {folder}: {error.strerror}") from None
     with file:
         try:

@@ -66,7 +66,7 @@ class Imagined(NamedTuple):
 
 
 class Row(NamedTuple):
-    """Means over scenes for one number of context views, with half the widths of their 95 % intervals."""
+    """Means over scenes for one number of context views, with their 95 % intervals: ``_95`` is half the width."""
 
     views: int
     relative_error: float  #: mean squared error of the prior-mean picture, as a share of the mean picture's
@@ -78,7 +78,8 @@ class Row(NamedTuple):
     contradicted: float  #: nats
     contradicted_95: float
     told_apart: float  #: share of scenes in which the contradiction surprises more than the truth
-    told_apart_95: float
+    told_apart_low: float  #: ends of its interval (:func:`share_95`)
+    told_apart_high: float
 
 
 def photograph(source: SceneSource, plan: ImaginationPlan, progress: Callable[[int], None]) -> Iterator[Shots]:
@@ -136,15 +137,25 @@ def mean_95(values: NDArray[np.float64]) -> tuple[float, float]:
     return float(values.mean()), float(NORMAL_95 * values.std(ddof=1) / np.sqrt(len(values)))
 
 
+def share_95(right: NDArray[np.float64]) -> tuple[float, float, float]:
+    """The share of ``right`` (N,), each 0 or 1, N >= 1, and the ends of its 95 % interval (Wilson's, of 1927).
+
+    In [0, 1], and of more than no width where all are right, or none.
+    """
+    share, z2 = float(right.mean()), NORMAL_95**2 / len(right)
+    middle, half = share + z2 / 2, float(np.sqrt(z2 * (share * (1 - share) + z2 / 4)))
+    return share, max(0.0, (middle - half) / (1 + z2)), min(1.0, (middle + half) / (1 + z2))
+
+
 def table(imagined: Imagined) -> list[Row]:
     """A :class:`Row` for each number of context views."""
     rows = []
     for views, (error, spread, surprise, contradicted) in enumerate(zip(*imagined[:4], strict=True)):
         numbers: list[float] = []
         apart = (contradicted > surprise).astype(np.float64)
-        for values in (error / imagined.mean_error, spread, surprise, contradicted, apart):
+        for values in (error / imagined.mean_error, spread, surprise, contradicted):
             numbers += mean_95(values)
-        rows.append(Row._make([views, *numbers]))
+        rows.append(Row._make([views, *numbers, *share_95(apart)]))
     return rows
 
 

@@ -119,7 +119,7 @@ def print_findings(plans: Plans, found: Findings) -> None:
 def _print_table(rows: Sequence[Row]) -> None:
     """Print a line for each number of context views."""
     print(
-        f"{'views':>5}{'MSE of the mean':>20}{'spread':>17}{'surprise, nats':>19}{'contradicted':>19}{'told apart':>17}"
+        f"{'views':>5}{'MSE of the mean':>20}{'spread':>17}{'surprise, nats':>19}{'contradicted':>19}{'told apart':>22}"
     )
     for row in rows:
         print(
@@ -128,8 +128,12 @@ def _print_table(rows: Sequence[Row]) -> None:
             f"{f'{row.spread:.4f} +- {row.spread_95:.4f}':>17}"
             f"{f'{row.surprise:.0f} +- {row.surprise_95:.0f}':>19}"
             f"{f'{row.contradicted:.0f} +- {row.contradicted_95:.0f}':>19}"
-            f"{f'{row.told_apart:.1%} +- {row.told_apart_95:.1%}':>17}"
+            f"{_share(row):>22}"
         )
+
+
+def _share(row: Row | MapRow) -> str:
+    return f"{row.told_apart:.1%} [{row.told_apart_low:.1%}, {row.told_apart_high:.1%}]"
 
 
 def _print_algebra(factors: tuple[str, str], algebra: Algebra) -> None:
@@ -143,13 +147,9 @@ def _print_algebra(factors: tuple[str, str], algebra: Algebra) -> None:
 
 def _print_maps(rows: Sequence[MapRow]) -> None:
     """Print a line for each number of views of a walk."""
-    print(f"{'walk':>5}{'MSE of the map':>20}{'told apart':>17}")
+    print(f"{'walk':>5}{'MSE of the map':>20}{'told apart':>22}")
     for row in rows:
-        print(
-            f"{row.views:>5}"
-            f"{f'{row.relative_error:.1%} +- {row.relative_error_95:.1%}':>20}"
-            f"{f'{row.told_apart:.1%} +- {row.told_apart_95:.1%}':>17}"
-        )
+        print(f"{row.views:>5}{f'{row.relative_error:.1%} +- {row.relative_error_95:.1%}':>20}{_share(row):>22}")
 
 
 def write_findings(folder: Path, plans: Plans, found: Findings, facts: Mapping[str, Any]) -> list[Path]:
@@ -259,6 +259,10 @@ def draw_curves(path: Path, rows: Sequence[Row], title: str) -> None:
 def _curve(axes: Axes, rows: Sequence[Row] | Sequence[MapRow], field: str, label: str, color: str) -> None:
     views = [row.views for row in rows]
     middle = np.array([getattr(row, field) for row in rows])
-    half = np.array([getattr(row, f"{field}_95") for row in rows])
+    if field == "told_apart":
+        low, high = (np.array([getattr(row, f"{field}_{end}") for row in rows]) for end in ("low", "high"))
+    else:
+        half = np.array([getattr(row, f"{field}_95") for row in rows])
+        low, high = middle - half, middle + half
     axes.plot(views, middle, "o-", markersize=4, color=color, label=label)
-    axes.fill_between(views, middle - half, middle + half, color=color, alpha=0.2, linewidth=0)
+    axes.fill_between(views, low, high, color=color, alpha=0.2, linewidth=0)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gqn_rl.data import BlockPlan, look, set_scene, stack
 from gqn_rl.gqn import GQN
-from gqn_rl.imagination import PART, mean_95
+from gqn_rl.imagination import PART, mean_95, share_95
 from gqn_rl.types import Mapped, SceneSource, Views
 
 
@@ -64,13 +64,14 @@ class MapErrors(NamedTuple):
 
 
 class MapRow(NamedTuple):
-    """Means over scenes after so many views, with half the widths of their 95 % intervals."""
+    """Means over scenes after so many views, with their 95 % intervals: ``_95`` is half the width."""
 
     views: int
     relative_error: float  #: mean squared error of the prior-mean map, as a share of the mean map's
     relative_error_95: float
     told_apart: float  #: share of scenes whose drawing is nearer to the true map than to the other; 0.5 is chance
-    told_apart_95: float
+    told_apart_low: float  #: ends of its interval (:func:`gqn_rl.imagination.share_95`)
+    told_apart_high: float
 
 
 def photograph_maps(source: SceneSource, plan: MapPlan, progress: Callable[[int], None]) -> Iterator[MapShots]:
@@ -111,10 +112,8 @@ def map_table(errors: MapErrors, plan: MapPlan) -> list[MapRow]:
     """A :class:`MapRow` for each number of views."""
     rows = []
     for views, error, other in zip(plan.counts, errors.error, errors.other, strict=True):
-        numbers: list[float] = []
-        for values in (error / errors.mean_error, (error < other).astype(np.float64)):
-            numbers += mean_95(values)
-        rows.append(MapRow._make([views, *numbers]))
+        apart = (error < other).astype(np.float64)
+        rows.append(MapRow._make([views, *mean_95(error / errors.mean_error), *share_95(apart)]))
     return rows
 
 

@@ -134,6 +134,12 @@ PART: Final = 64
 PoseSampler = Callable[[np.random.Generator], Pose]
 
 
+def raised(source: SceneSource, degrees: float) -> Dome | None:
+    """The band above the dome of ``source``, ``degrees`` wide at most; None where there is no dome, or no room."""
+    dome = getattr(source, "dome", None)
+    return dome.outside(degrees) if isinstance(dome, Dome) and dome.elevation[1] < 89 else None
+
+
 def camera_regions(source: SceneSource, degrees: float) -> dict[str, PoseSampler]:
     """Where to look from: ``inside``, the source's own viewpoints, and ``outside``, ``degrees`` above them.
 
@@ -141,9 +147,8 @@ def camera_regions(source: SceneSource, degrees: float) -> dict[str, PoseSampler
     come from, and the dome leaves room above (:meth:`gqn_rl.cameras.Dome.outside` ends at 89 degrees).
     """
     regions: dict[str, PoseSampler] = {INSIDE: source.sample_pose}
-    dome = getattr(source, "dome", None)
-    if isinstance(dome, Dome) and dome.elevation[1] < 89:
-        regions[OUTSIDE] = dome.outside(degrees).sample
+    if (band := raised(source, degrees)) is not None:
+        regions[OUTSIDE] = band.sample
     return regions
 
 

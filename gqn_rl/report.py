@@ -272,11 +272,17 @@ def _versions(tasks: Sequence[Task]) -> str:
             for run in arm.runs:
                 silent += not run.facts.versions
                 for package, version in run.facts.versions.items():
-                    found[package].add(str(version))
+                    if version is not None:
+                        found[package].add(_short(str(version)) if package == "git_commit" else str(version))
     lines = [f"{package}: {', '.join(map(code_span, sorted(versions)))}" for package, versions in sorted(found.items())]
     if silent:
         lines.append(f"{silent} runs do not say what they ran with" if silent > 1 else "1 run does not say so")
     return "Runs were made with\n\n" + _bullets(lines)
+
+
+def _short(commit: str) -> str:
+    """A commit's first ten digits, and the ``+`` of one with changes beside it."""
+    return commit[:10] + ("+" if commit.endswith("+") else "")
 
 
 # Cells --------------------------------------------------------------------------------------------------------

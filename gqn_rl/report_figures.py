@@ -161,7 +161,8 @@ def draw_profiles(report: Report) -> Figure:
         axis.set_ylabel("share of runs, %")
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
-    _legend(figure, colors)
+    drawn = {name for _, _, profiles in panels for name in profiles}
+    _legend(figure, {name: color for name, color in colors.items() if name in drawn})
     return figure
 
 
@@ -186,8 +187,9 @@ def _draw_arm(axis: Axes, place: int, arm: Arm, color: str) -> None:
     order = np.argsort(arm.reached.low, kind="stable")
     offsets = np.linspace(-0.26, 0.26, len(order)) if len(order) > 1 else np.zeros(1)
     low, censored = arm.reached.low[order], arm.reached.censored[order]
-    axis.plot(low[~censored], place + offsets[~censored], "o", color=color, alpha=0.5, ms=4.5, mew=0)
-    axis.plot(low[censored], place + offsets[censored], ">", mfc="white", mec=color, ms=5.5, mew=1.1)
+    # Runs lie before the mean, which would hide those that it is the mean of.
+    axis.plot(low[~censored], place + offsets[~censored], "o", mfc=color, mec="white", ms=5, mew=0.7, zorder=6)
+    axis.plot(low[censored], place + offsets[censored], ">", mfc="white", mec=color, ms=5.5, mew=1.1, zorder=6)
     if not math.isnan(arm.steps.lower):
         end = arm.steps.upper if math.isfinite(arm.steps.upper) else 1e12  # beyond the panel: open
         axis.plot([arm.steps.lower, end], [place, place], color=color, linewidth=2.2, solid_capstyle="butt", alpha=0.75)

@@ -203,8 +203,10 @@ def _read_facts(path: Path) -> Facts:
             if not isinstance(value, dict):
                 raise UserError(f"{path}: {key!r} is {value!r}, must be an object")
         elif key == "resumed":
-            if not (isinstance(value, list) and all(isinstance(one, dict) and "step" in one for one in value)):
-                raise UserError(f"{path}: {key!r} is {value!r}, must be a list of objects with a step")
+            if not (
+                isinstance(value, list) and all(isinstance(one, dict) and _is_step(one.get("step")) for one in value)
+            ):
+                raise UserError(f"{path}: {key!r} is {value!r}, must be a list of objects, each with a step from 0")
         elif key == "encoder_hash":
             if not isinstance(value, str):
                 raise UserError(f"{path}: {key!r} is {value!r}, must be text")
@@ -213,3 +215,7 @@ def _read_facts(path: Path) -> Facts:
         elif value < 0 and key != "random_score":
             raise UserError(f"{path}: {key!r} is {value!r}, must be a number from 0")
     return Facts(**known)
+
+
+def _is_step(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -58,7 +58,7 @@ install_packages() {
 }
 
 first_frame() {
-    if [ "$(uname)" = Linux ] && [ -z "${DISPLAY:-}" ]; then export MUJOCO_GL="${MUJOCO_GL:-egl}"; fi  # as gqn_rl/cli.py
+    if [ "$(uname)" = Linux ] && [ -z "${DISPLAY:-}" ]; then export MUJOCO_GL="${MUJOCO_GL:-egl}"; fi  # as envs/gl_context.py
     .venv/bin/python -c '
 from gqn_rl.envs import doctor
 try:

@@ -313,6 +313,56 @@ def test_finished_runs_are_skipped_and_their_results_written_again(grid: Any) ->
     assert {job.name: job.run.summary.stat().st_mtime_ns for job in jobs} == before
 
 
+def test_results_of_a_finished_run_are_never_made_again_nor_written_over(grid: Any, tmp_path: Path) -> None:
+    """Also where the run itself is gone, as in a checkout with nothing but its results."""
+    jobs, _ = grid
+    shutil.copytree(jobs[0].results.parent, tmp_path / "results" / "toy")
+    before = {path: path.read_bytes() for path in (tmp_path / "results").rglob("*.*")}
+    (tmp_path / "results" / "toy" / "gqn-seed1.csv").unlink()
+    (tmp_path / "results" / "toy" / "gqn-seed1.json").unlink()
+    here = toy_jobs(tmp_path, (0, 1))
+    assert [job.done for job in here] == [True, True, True, False]
+    assert [(outcome.name, outcome.status) for outcome in run_jobs(here, check(here))] == [
+        ("toy/gqn-seed1", "finished")
+    ]
+    assert all(path.read_bytes() == content for path, content in before.items() if path.stem != "gqn-seed1")
+    assert scores(here[-1].results.with_suffix(".csv")) == scores(jobs[-1].results.with_suffix(".csv"))
+    assert [job.name for job in here if job.folder.exists()] == ["toy/gqn-seed1"]
+
+
+def test_results_of_another_run_are_refused_before_any_work(grid: Any, tmp_path: Path) -> None:
+    jobs, _ = grid
+    shutil.copytree(jobs[0].results.parent, tmp_path / "results" / "toy")
+    another = (
+        r"state-seed0.json holds a run with another configuration: total_steps was 60 and is now 90; use another --out"
+    )
+    with pytest.raises(UserError, match=another):
+        check(toy_jobs(tmp_path, total_steps=90))
+    path = tmp_path / "results" / "toy" / "gqn-seed0.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "encoder_hash": "other", "finished": False}))
+    with pytest.raises(
+        UserError, match=r"gqn-seed0.json is of a run that saw with another encoder \(other, now .*--out"
+    ):
+        check(toy_jobs(tmp_path))
+    path.write_text("[]")
+    with pytest.raises(UserError, match=r"gqn-seed0.json is no run's: it has no 'config'; choose another --out"):
+        check(toy_jobs(tmp_path))
+
+
+def test_committed_results_are_of_the_configurations_here() -> None:
+    """So their commands make no run again that is there, and refuse none."""
+    results = Path(__file__).parents[1] / "benchmarks" / "results"
+    jobs = expand([path for path in SHIPPED if path.stem != "smoke"], range(6), Path("nowhere"), results)
+    hashes: dict[str | None, str | None] = {None: None}
+    for job in (job for job in jobs if job.kept is not None):
+        encoder = job.config.encoder
+        if encoder not in hashes:
+            hashes[encoder] = encoder_hash(load_encoder(str(encoder)))
+        job.check_kept(hashes[encoder])
+        assert job.published
+    assert {job.config.arm for job in jobs if job.published} == {job.config.arm for job in jobs}
+
+
 def test_a_finished_run_s_results_keep_the_configuration_that_it_was_begun_with(tmp_path: Path) -> None:
     job = toy_jobs(tmp_path)[0]
     facts = check([job])
@@ -320,6 +370,7 @@ def test_a_finished_run_s_results_keep_the_configuration_that_it_was_begun_with(
     values = yaml.safe_load(job.run.config.read_text())
     del values["certainty"]  # as if it had come later
     job.run.config.write_text(yaml.safe_dump(values))
+    job.results.with_suffix(".json").unlink()  # it was killed before this
     assert run_jobs([job], check([job])) == []
     assert json.loads(job.results.with_suffix(".json").read_text())["config"] == values
 

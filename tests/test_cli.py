@@ -179,6 +179,12 @@ def test_corrupt_checkpoint_is_one_line(cli: Cli, stopped_run: Path, tmp_path: P
         (["--set", "pixels.stack=1"], ["toy.yaml: with pixels there is no encoder: leave out encoder"]),
         (["--set", "env.kwargs.speed=9"], ["takes no argument 'speed'", "obs_mode"]),
         (["evaluate", "nowhere"], ["nowhere holds no run"]),
+        (["view", "gqn_rl/RoomRing-v0", "--out", "folder.png"], ["--out must name a .png file, and folder.png is a"]),
+        (["benchmark", "benchmark/smoke", "--out", "file"], ["cannot write to the folder file: File exists"]),
+        (["benchmark", "benchmark/smoke", "--runs", "file/runs"], ["cannot write to the folder file/runs: Not a dir"]),
+        (["pretrain", "--data", "file", "--out", "e"], ["file is not a recording (no manifest.json)", "--out DIR`"]),
+        (["pretrain", "--data", "d", "--out", "e"], ["make one with `record --out d`"]),
+        (["push", "arm-reach", "a/b", "--probe", "folder.png"], ["folder.png is a probe of another encoder than arm-"]),
     ],
 )
 def test_bad_input_is_named(
@@ -189,6 +195,9 @@ def test_bad_input_is_named(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "folder.png" / "probe.json").write_text("[]")
     if arguments[0] in ("--set", "--encoder"):
         arguments = ["train", str(write_config(tmp_path / "toy.yaml")), *arguments]
     assert main(arguments) == 2
@@ -267,6 +276,48 @@ def test_unforeseen_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setattr("conftest.ToyReach.reset", broken)
     with pytest.raises(ZeroDivisionError):
         main(["train", str(write_config(tmp_path / "toy.yaml", **TINY)), "--out", str(tmp_path / "run")])
+
+
+def test_an_interrupt_is_one_also_where_an_import_made_another_error_of_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As C extensions do whose initialisation runs Python code."""
+
+    def interrupted(self: Any, **kwargs: Any) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as stop:
+            raise ImportError("initialization failed") from stop
+
+    monkeypatch.setattr("conftest.ToyReach.reset", interrupted)
+    config = write_config(tmp_path / "toy.yaml", **TINY)
+    assert main(["train", str(config), "--out", str(tmp_path / "run")]) == 130
+    assert capsys.readouterr().err.endswith("interrupted\n")
+
+
+@pytest.mark.parametrize("gone", ["reader", "space"])
+def test_output_that_goes_nowhere_ends_without_a_traceback(gone: str, tmp_path: Path) -> None:
+    root = Path(__file__).parents[1]
+    command = [
+        sys.executable,
+        root / "train.py",
+        "report",
+        root / "benchmarks" / "results",
+        "--out",
+        tmp_path / "report",
+    ]
+    command += ["--tasks", "fetch_reach"]
+    if gone == "space":
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=300)
+        assert (done.returncode, done.stderr) == (2, "error: output: No space left on device\n")
+        return
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        said = process.stderr.read()
+    assert (process.returncode, said) == (141, "")
 
 
 # Commands -----------------------------------------------------------------------------------------------------
@@ -445,6 +496,33 @@ def test_evaluate_prints_numbers_and_writes_a_video(
         f"video        {run / 'replay'}",
     ):
         assert words in shown
+
+
+def test_what_is_damaged_or_missing_of_a_run_is_named(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(finished_run, tmp_path / "run", symlinks=True)
+    file = tmp_path / "file"
+    file.touch()
+
+    def refused(*arguments: str | Path) -> str:
+        assert main(["evaluate", str(run), "--episodes", "1", *map(str, arguments)]) == 2
+        error = capsys.readouterr().err
+        assert len(error.splitlines()) == 1
+        return error
+
+    assert f"cannot write to the folder {file}" in refused("--cameras", "unseen", "--csv", file / "x.csv")
+    whole = (run / "final_model.zip").read_bytes()
+    for damaged in (b"", whole[:1000]):
+        (run / "final_model.zip").write_bytes(damaged)
+        assert "final_model.zip cannot be loaded: ValueError" in refused()
+    (run / "final_model.zip").unlink()
+    assert "final_model.zip is missing, though the run is finished; --best replays the best policy" in refused()
+    (run / "best_model.zip").unlink()
+    assert "best_model.zip is missing, though the run is finished\n" in refused("--best")
+    for wrong in ("{}", "[]"):
+        (run / "encoder.json").write_text(wrong)
+        assert "encoder.json is damaged: it does not say which encoder the run was trained with" in refused()
 
 
 def test_evaluate_refuses_another_encoder(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:

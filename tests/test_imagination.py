@@ -16,7 +16,7 @@ from gqn_rl.config import UserError
 from gqn_rl.data import BlockPlan, set_scene
 from gqn_rl.encoder import GQNEncoder
 from gqn_rl.gqn import GQN, GQNConfig
-from gqn_rl.imagination import ImaginationPlan, Imagined, Shots, gallery, imagine, photograph, table
+from gqn_rl.imagination import ImaginationPlan, Imagined, Shots, gallery, imagine, photograph, share_95, table
 from gqn_rl.types import Views
 
 SIDE = 16
@@ -87,6 +87,18 @@ def test_rows_are_means_with_intervals() -> None:
     assert none.relative_error_95 == pytest.approx(1.96 * 0.2)  # standard deviation 0.2 sqrt 2, two scenes
     assert one.relative_error_95 == 0
     assert (none.told_apart, one.told_apart) == (0, 0.5)
+    assert (none.told_apart_low, none.told_apart_high) == pytest.approx((0, 1.96**2 / (2 + 1.96**2)))
+
+
+@pytest.mark.parametrize("right", range(9))
+def test_interval_of_a_share_holds_what_a_test_would_not_reject(right: int) -> None:
+    """Wilson's ends are the shares p from which the one found is 1.96 standard errors of p away."""
+    share, low, high = share_95(np.arange(8) < right)
+    assert 0 <= low <= share <= high <= 1
+    for end in (low, high):
+        if 0 < end < 1:
+            assert abs(share - end) == pytest.approx(1.96 * np.sqrt(end * (1 - end) / 8))
+    assert high - low > 0.3
 
 
 def test_pictures_show_context_truth_and_what_is_imagined(gqn: GQN) -> None:

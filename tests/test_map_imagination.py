@@ -137,7 +137,9 @@ def test_rows_are_means_with_intervals() -> None:
     assert none.relative_error == pytest.approx(0.6)
     assert none.relative_error_95 == pytest.approx(1.96 * 0.2)  # standard deviation 0.2 sqrt 2, two scenes
     assert (none.told_apart, one.told_apart, two.told_apart) == (0.5, 1, 0)
-    assert one.told_apart_95 == 0
+    assert (none.told_apart_low, none.told_apart_high) == pytest.approx((0.0945, 0.9055), abs=1e-4)  # 1 of 2
+    assert one.told_apart_low == 1 - two.told_apart_high < 0.4  # two of two are no certainty
+    assert one.told_apart_high == 1
 
 
 def test_pictures_show_views_so_far_the_drawing_and_the_map(gqn: GQN, shots: MapShots) -> None:

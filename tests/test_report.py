@@ -451,7 +451,11 @@ def test_folder_without_runs_is_refused(tmp_path: Path) -> None:
         ('{"views": true}', "'views' is True"),
         ('{"versions": "1.0"}', "'versions' is '1.0', must be an object"),
         ('{"config": 1}', "'config' is 1, must be an object"),
-        ('{"resumed": [{}]}', "'resumed' is [{}], must be a list of objects with a step"),
+        ('{"resumed": [{}]}', "'resumed' is [{}], must be a list of objects, each with a step from 0"),
+        (
+            '{"resumed": [{"step": "abc"}]}',
+            "'resumed' is [{'step': 'abc'}], must be a list of objects, each with a step",
+        ),
         ('{"encoder_hash": 1}', "'encoder_hash' is 1, must be text"),
     ],
 )

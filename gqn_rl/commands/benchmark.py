@@ -41,9 +41,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Train every arm of every task with every seed, and keep the learning curves.
 
-    A run is what train does, in a process of its own. Finished ones are skipped, others go on: a
-    benchmark that was stopped, by Ctrl-C or a crash, goes on with the same command. Then:
-    gqn-rl report.
+    A run is what train does, in a process of its own. Finished ones are skipped, and those whose
+    results are in --out; others go on: a benchmark that was stopped, by Ctrl-C or a crash, goes on
+    with the same command. Then: gqn-rl report.
 
     Example:
       gqn-rl benchmark benchmark/arm_reach_fixed benchmark/arm_reach_moving --seeds 0-9 --jobs 2
@@ -51,12 +51,20 @@ def run(options: argparse.Namespace) -> None:
     from gqn_rl.agents.benchmark import check, expand
     from gqn_rl.agents.benchmark_jobs import run_jobs
     from gqn_rl.commands.train import warn_of_other_scenes
+    from gqn_rl.files import make_folder
 
     paths = [find_config(name, "benchmark") for name in options.configs]
     jobs = expand(paths, options.seeds, options.runs, options.out, options.arms)
     print(f"{len(jobs)} runs of {sum(job.config.total_steps for job in jobs):,} steps in all", flush=True)
+    for folder in (options.out, options.runs):
+        make_folder(folder)
     facts = check(jobs, notice=warn_of_other_scenes)
-    before = sum(job.run.finished for job in jobs)
+    before = sum(job.done for job in jobs)
+    if others := sum(job.done and not job.run.finished for job in jobs):
+        print(
+            f"{others} of them are in {options.out} and not made again; to repeat them, choose another --out",
+            flush=True,
+        )
     outcomes = run_jobs(jobs, facts, workers=options.jobs, backend=options.backend)
     finished = before + sum(outcome.status == "finished" for outcome in outcomes)
     if failed := [f"{outcome.name}: {outcome.reason}" for outcome in outcomes if outcome.status == "failed"]:

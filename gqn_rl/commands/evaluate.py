@@ -73,9 +73,11 @@ def run(options: argparse.Namespace) -> None:
 
 def _evaluate_cameras(options: argparse.Namespace, encoder: SceneEncoder | None) -> None:
     from gqn_rl.agents.robustness import TABLE, measure, read_table, write_table
+    from gqn_rl.files import make_folder
 
     path = options.csv or options.folder / TABLE
-    read_table(path)  # what is no such table is refused before any work
+    read_table(path)  # what is no such table is refused before any work, as is a place where none can be
+    make_folder(path.parent)
     lines = measure(options.folder, encoder, options.cameras, options.episodes, options.seed, options.best)
     print(f"{lines[0].model} of {options.folder}, {options.episodes} held-out episodes from each:")
     print(f"  {'cameras':10}{'success':>10}{'mean return':>14}{'share':>8}")

@@ -25,7 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=above_zero,
         default=15.0,
         metavar="DEGREES",
-        help="how far above the training dome cameras outside stand at most (default: 15)",
+        help="how far above the training dome cameras outside stand at most (default: 15; up to straight down)",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="where tables, pictures and probe.json go")
 
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> None:
     from gqn_rl.encoder import GQNEncoder, load_encoder
     from gqn_rl.files import locked
     from gqn_rl.probe_report import DRAWN, claim, examine, gqn_of, print_table, write_report
-    from gqn_rl.probes import OUTSIDE, ProbePlan, camera_regions, quantities
+    from gqn_rl.probes import ProbePlan, camera_regions, quantities, raised
 
     if options.out is not None:
         claim(options.out)
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> None:
             check(source.camera_metadata)
         if not draws and not quantities(source):
             raise UserError(f"nothing to measure: {env} names no state_groups, and {options.encoder} has no GQN")
-        regions = camera_regions(source, options.outside)
+        regions, band = camera_regions(source, options.outside), raised(source, options.outside)
         plan = ProbePlan(options.seed, options.scenes, regions, DRAWN if draws else 0)
         if options.out is not None:
             stack.enter_context(locked(options.out))
@@ -81,7 +81,7 @@ def run(options: argparse.Namespace) -> None:
                 f"note: {plan.scenes // 2} scenes fit the probe of a vector of {encoder.size} numbers; with more "
                 "--scenes it may read more"
             )
-        if OUTSIDE not in regions:
+        if band is None:
             print(f"cameras inside only: {env} has no `dome` with room above it")
         if not draws:
             print(f"no unseen views drawn: {options.encoder} has no GQN")
@@ -93,7 +93,7 @@ def run(options: argparse.Namespace) -> None:
                 "renderer": source.camera_metadata["renderer"],
                 "seed": plan.seed,
                 "scenes": plan.scenes,
-                "outside_degrees": options.outside if OUTSIDE in regions else None,
+                "outside_degrees": None if band is None else round(band.elevation[1] - band.elevation[0], 6),
             }
             written = write_report(options.out, findings, facts)
             print(f"{options.out}: {', '.join(path.name for path in written)}")

@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> None:
         encoder.card["license"] = options.license
     if options.probe is not None:
         probes = read_json(options.probe / "probe.json")
-        if probes.get("encoder") != encoder.fingerprint:
+        if not isinstance(probes, dict) or probes.get("encoder") != encoder.fingerprint:
             raise UserError(f"{options.probe} is a probe of another encoder than {options.encoder}")
         encoder.card["probes"] = probes
     commit = encoder.push_to_hub(options.repository, private=options.private)

@@ -30,10 +30,14 @@ def run(options: argparse.Namespace) -> None:
     Example:
       gqn-rl view gqn_rl/RoomRing-v0 --scenes 4 --views 6 --out sheet.png
     """
+    from gqn_rl.files import make_folder
     from gqn_rl.pictures import contact_sheet, grid, save_png
 
     if options.out.suffix.lower() != ".png":
         raise UserError(f"--out must name a .png file, got {options.out}")
+    if options.out.is_dir():
+        raise UserError(f"--out must name a .png file, and {options.out} is a folder")
+    make_folder(options.out.parent)
     env, kwargs = options.env, dict(parse_override(text) for text in options.overrides)
     if rig_factors(env) is not None:
         check_one_env(env, kwargs)
