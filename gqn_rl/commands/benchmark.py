@@ -56,9 +56,9 @@ def run(options: argparse.Namespace) -> None:
     paths = [find_config(name, "benchmark") for name in options.configs]
     jobs = expand(paths, options.seeds, options.runs, options.out, options.arms)
     print(f"{len(jobs)} runs of {sum(job.config.total_steps for job in jobs):,} steps in all", flush=True)
+    facts = check(jobs, notice=warn_of_other_scenes)
     for folder in (options.out, options.runs):
         make_folder(folder)
-    facts = check(jobs, notice=warn_of_other_scenes)
     before = sum(job.done for job in jobs)
     if others := sum(job.done and not job.run.finished for job in jobs):
         print(
