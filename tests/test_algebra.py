@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
 from test_data import make_arm
 
-from gqn_rl.algebra import SIDE, AlgebraPlan, choose_factors, combine, nearest_is_right, photograph_blocks
+from gqn_rl.algebra import (
+    SIDE,
+    AlgebraPlan,
+    Block,
+    add_up,
+    choose_factors,
+    combine,
+    nearest_is_right,
+    photograph_blocks,
+)
 from gqn_rl.config import UserError
 from gqn_rl.data import BlockPlan, set_scene
+from gqn_rl.types import Views
 
 PLAN = AlgebraPlan(seed=3, blocks=1, factors=("target", "arm"), views=2)
 
@@ -62,3 +75,18 @@ def test_factors_are_chosen_from_those_that_there_are() -> None:
         choose_factors(source, ("hand", "arm"))
     with pytest.raises(UserError, match="'arm' twice"):
         choose_factors(source, ("arm", "arm"))
+
+
+def test_a_sum_is_looked_for_among_what_the_other_cameras_saw() -> None:
+    class Codes:
+        """Its vectors are what stands where poses do."""
+
+        def encode(self, images: torch.Tensor, poses: torch.Tensor) -> torch.Tensor:
+            return poses[:, 0]
+
+    rng = np.random.default_rng(0)
+    codes = (rng.normal(size=(SIDE, 1, 8)) + rng.normal(size=(1, SIDE, 8)))[:, :, None]
+    images = np.zeros((SIDE, SIDE, 1, 1, 1, 3), np.uint8)
+    seen, elsewhere = Views(images, codes), Views(images, np.roll(codes, 1, axis=0))
+    encoder: Any = Codes()
+    assert add_up(encoder, [Block(seen, elsewhere, seen), Block(seen, seen, seen)]).combined.tolist() == [0, 1]

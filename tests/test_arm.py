@@ -20,6 +20,7 @@ import gqn_rl  # noqa: F401 - registers the environments
 from gqn_rl.cameras import axes, look_at, project
 from gqn_rl.envs import kinova
 from gqn_rl.envs.arm import (
+    FIXED,
     LENGTH_UNIT,
     RANDOMIZATIONS,
     SCENE_HAND_DISTANCE,
@@ -76,24 +77,27 @@ def test_passes_both_checkers(obs_mode: str, cameras: str, views: int) -> None:
 
 @pytest.mark.parametrize("cameras", ["fixed", "episode", "moving"])
 def test_same_seed_same_episode(cameras: str) -> None:
+    def played(env: ArmReach, seed: int) -> list[np.ndarray]:
+        seen = _flat(env.reset(seed=seed)[0])
+        actions = np.random.default_rng(0).uniform(-1, 1, (3, 6)).astype(np.float32)
+        for action in actions:
+            observation, reward, *_ = env.step(action)
+            seen += [*_flat(observation), np.array(reward)]
+        return seen
+
     def episode(seed: int) -> list[np.ndarray]:
         with arm(cameras=cameras, randomize=RANDOMIZATIONS) as env:
-            seen = _flat(env.reset(seed=seed)[0])
-            actions = np.random.default_rng(0).uniform(-1, 1, (3, 6)).astype(np.float32)
-            for action in actions:
-                observation, reward, *_ = env.step(action)
-                seen += [*_flat(observation), np.array(reward)]
-            return seen
+            return played(env, seed)
 
     def used_before(seed: int) -> list[np.ndarray]:
         with arm(cameras=cameras, randomize=RANDOMIZATIONS) as env:
             for other_seed in range(3):
                 env.reset(seed=other_seed)
                 env.step(np.ones(6, np.float32))
-            return _flat(env.reset(seed=seed)[0])
+            return played(env, seed)
 
     first, again, other = episode(7), episode(7), episode(8)
-    assert all(np.array_equal(a, b) for a, b in zip(first, used_before(7), strict=False))
+    assert all(np.array_equal(a, b) for a, b in zip(first, used_before(7), strict=True))
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
 
@@ -431,3 +435,35 @@ def test_smooth_views_are_means_of_views_twice_the_size() -> None:
     small, large = pictures
     means = large.reshape(2, 64, 2, 64, 2, 3).astype(float).mean(axis=(2, 4))
     np.testing.assert_allclose(small, means, atol=0.5)
+
+
+def test_what_a_policy_feels_and_how_long_and_strong_a_decision_is() -> None:
+    """In numbers of the docstring, not of the constants that the code has."""
+    with arm(obs_mode="state") as env:
+        env.reset(seed=0)
+        for _ in range(3):
+            before = env.data.time
+            seen = env.step(np.array([0.5, -0.5, 0.3, -0.2, 0.7, 1.0], np.float32))[0]
+            assert env.data.time - before == pytest.approx(0.1)
+        angles, speeds = env.data.qpos[:6], np.rad2deg(env.data.qvel[:6]) / [36, 36, 36, 48, 48, 48]
+        mujoco.mj_kinematics(env.model, env.data)
+        hand = env.hand_position / 0.25
+        np.testing.assert_allclose(seen[:21], [*np.cos(angles), *np.sin(angles), *speeds, *hand], atol=1e-5)
+        np.testing.assert_allclose(env.model.actuator_forcerange[:6, 1], [30.5] * 3 + [6.8] * 3)
+
+
+def test_success_goes_by_the_size_of_the_ball_that_there_is() -> None:
+    with arm(obs_mode="state", randomize=("size",)) as env:
+        for seed in range(10):
+            env.reset(seed=seed)
+            for share in (0.98, 1.02):
+                env.data.mocap_pos[0] = env.hand_position + np.array([share * env.target_radius, 0, 0])
+                assert env._info()["is_success"] == (share < 1)
+
+
+def test_pixels_are_the_views_side_by_side_and_cameras_come_in_the_order_of_their_names() -> None:
+    names = ("right", "front")
+    with arm(camera_names=names) as env, arm(camera_names=names, obs_mode="pixels") as other:
+        views, pixels = env.reset(seed=3)[0], other.reset(seed=3)[0]
+        np.testing.assert_array_equal(pixels, np.concatenate(list(views["images"]), axis=-1))
+        np.testing.assert_array_equal(views["poses"], [FIXED.named(name) for name in names])

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stable_baselines3 import PPO, SAC
 
-from gqn_rl.agents.benchmark import ArmFacts, BenchmarkConfig, Job, check, expand, merged
+from gqn_rl.agents.benchmark import ArmFacts, BenchmarkConfig, Job, _pretraining, check, expand, merged
 from gqn_rl.agents.benchmark_jobs import run_jobs
 from gqn_rl.agents.benchmark_results import publish, steps_done
 from gqn_rl.agents.interrupts import StopRequest, stopping_when
@@ -511,3 +512,10 @@ def test_without_ray_the_extra_is_named(grid: Any, tmp_path: Path, monkeypatch: 
     jobs = toy_jobs(tmp_path)
     with pytest.raises(UserError, match=r"pip install 'gqn-rl\[ray\]'"):
         run_jobs(jobs, grid[1], backend="ray")
+
+
+def test_pretraining_costs_what_all_its_stages_cost() -> None:
+    stage = {"data": {"frames": 4}, "compute": {"device": "cpu", "wall_minutes": 1.0}}
+    card = {"data": {"frames": 6}, "compute": {"device": "cpu", "wall_minutes": 2.0, "threads": 3}, "lineage": [stage]}
+    encoder: Any = SimpleNamespace(card=card)
+    assert _pretraining("mine", encoder) == (10, 420.0)

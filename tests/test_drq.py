@@ -512,3 +512,17 @@ def test_untrained_encoder_is_the_same_network_before_it_learned() -> None:
     assert torch.equal(untrained.projection, trained.projection)
     with pytest.raises(UserError, match=r"no encoder 'nope'"):
         load_encoder("untrained:nope")
+
+
+@pytest.mark.parametrize("n_steps", [1, 3])
+def test_the_buffer_has_the_discount_and_the_steps_of_the_algorithm(n_steps: int) -> None:
+    buffer = replay_buffer(drq(gamma=0.5, n_steps=n_steps))
+    assert isinstance(buffer, ViewReplayBuffer)
+    assert (buffer.n_steps, buffer.gamma) == (n_steps, 0.5)
+
+
+def test_the_next_pictures_are_shifted_too() -> None:
+    buffer = filled(shift=4)
+    buffer.next_observations["pixels"][:] = np.arange(16, dtype=np.uint8)[:, None]
+    rows = buffer.sample(200).next_observations["pixels"][:, 0, 8, 8]
+    assert set(rows.tolist()) == set(range(4, 13))

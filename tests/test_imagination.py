@@ -15,7 +15,8 @@ from gqn_rl.cli import main
 from gqn_rl.config import UserError
 from gqn_rl.data import BlockPlan, set_scene
 from gqn_rl.encoder import GQNEncoder
-from gqn_rl.gqn import GQN, GQNConfig
+from gqn_rl.generator import Noise
+from gqn_rl.gqn import GQN, GQNConfig, GQNOutput, likelihood_floor
 from gqn_rl.imagination import ImaginationPlan, Imagined, Shots, gallery, imagine, photograph, share_95, table
 from gqn_rl.types import Views
 
@@ -137,3 +138,19 @@ def test_the_command_leaves_a_table_and_pictures_and_overwrites_nothing(
     assert json.loads((out / "imagination.json").read_text())["scenes"] == 8
     assert main(command) == 2
     assert "never overwritten" in capsys.readouterr().err
+
+
+def test_surprise_is_the_negative_elbo_of_the_truth_and_contradicted_that_of_the_other(
+    gqn: GQN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (shots,) = photograph(make_arm("gqn_rl/ArmReach-v0", {"image_size": SIDE}), PLAN, lambda frames: None)
+    floor = likelihood_floor(PLAN.sigma, SIDE * SIDE * 3)
+
+    def reconstruct(scene: torch.Tensor, views: Views, sigma: float, rng: Noise = None) -> GQNOutput:
+        mean = views.images.double().mean((2, 3, 4))
+        return GQNOutput(mean, floor + mean, mean / 2)
+
+    monkeypatch.setattr(gqn, "reconstruct", reconstruct)
+    found = imagine(gqn, iter([shots]), PLAN)
+    for views, nats in ((shots.query, found.surprise), (shots.contradiction, found.contradicted)):
+        np.testing.assert_allclose(nats, np.tile(1.5 * views.images.mean((1, 2, 3, 4)), (3, 1)), rtol=1e-6)

@@ -359,3 +359,17 @@ def test_render_shows_the_agent() -> None:
 def test_bad_options_are_named_with_the_valid_choices(kwargs: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         RoomNavigate(**kwargs)
+
+
+def test_a_decision_is_a_fifth_of_a_second_at_most_30_cm_and_24_degrees() -> None:
+    with navigate(obs_mode="state", objects=(1, 1)) as env:
+        env.reset(seed=0)
+        env.data.mocap_pos[:] = 9.0  # nothing is in the way
+        for turn, forward in ((0, 1), (1, 0)):
+            put(env, [0.0, 0.0])
+            for _ in range(3):
+                place, yaw, then = env.place, env.yaw, env.data.time
+                env.step(np.array([turn, forward], float))
+            assert env.data.time - then == pytest.approx(0.2)
+            assert np.linalg.norm(env.place - place) == pytest.approx(0.3 * forward, abs=0.005)
+            assert np.rad2deg(env.yaw - yaw) == pytest.approx(24 * turn, abs=0.5)

@@ -6,6 +6,7 @@ import itertools
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -483,3 +484,24 @@ def test_recorded_scenes_show_the_ball_on_the_table_and_above_and_the_hand_all_o
 def test_bad_options_are_named_with_the_valid_choices(kwargs: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         ArmPick(**kwargs)
+
+
+def test_what_a_policy_feels_and_the_oracle_knows_in_the_units_of_the_docstring() -> None:
+    with pick() as env:
+        env.reset(seed=0)
+        first = env.model.joint("ball").dofadr[0]
+        env.data.qvel[first : first + 3] = [0.03, 0.06, -0.09]
+        np.testing.assert_allclose(env.oracle()[30:], [0.2, 0.4, -0.6], rtol=1e-5)
+        env.step(np.array([0.5, -1, 0.2, 0], np.float32))
+        angles, speeds = env.data.qpos[:6], np.rad2deg(env.data.qvel[:6]) / [36, 36, 36, 48, 48, 48]
+        np.testing.assert_allclose(env.proprio()[:18], [*np.cos(angles), *np.sin(angles), *speeds], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("touching", "held"), [([], False), ([1], False), ([2, 3], False), ([1, 2], True), ([1, 3], True)]
+)
+def test_a_ball_is_held_between_finger_one_and_another(touching: list[int], held: bool) -> None:
+    contact = SimpleNamespace(geom=np.array([[0, finger] for finger in touching]).reshape(-1, 2))
+    hand: Any = SimpleNamespace(data=SimpleNamespace(contact=contact), _ball_geom=0, _finger_geoms=[{1}, {2}, {3}])
+    get: Any = ArmPick.held.fget
+    assert get(hand) == held

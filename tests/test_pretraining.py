@@ -12,12 +12,13 @@ import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from numpy.typing import NDArray
 from PIL import Image
 from test_data import make_arm
 
@@ -30,6 +31,7 @@ from gqn_rl.objectives import ContrastHead, ObjectiveConfig
 from gqn_rl.pictures import LINE, grid, to_uint8
 from gqn_rl.pretrain_run import run
 from gqn_rl.pretraining import PretrainConfig, Pretraining, Ramp, choose_precision
+from gqn_rl.probes import probe
 from gqn_rl.types import Views
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -469,3 +471,61 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_checkpoint(data: SceneDatase
         signal.signal(signal.SIGXFSZ, previous)
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 1
+
+
+# What is held out -----------------------------------------------------------------------------------------------
+
+HELD_OUT = np.arange(112, 128)
+
+
+def test_no_step_sees_a_held_out_scene_and_nothing_else_is_judged(
+    data: SceneDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[NDArray[Any]] = []
+    batch = SceneDataset.batch
+    monkeypatch.setattr(SceneDataset, "batch", lambda self, s, v: (asked.append(s), batch(self, s, v))[1])
+    assert len(data) - CONFIG.held_out == HELD_OUT[0]
+    training = Pretraining(CONFIG.model_copy(update={"compare_first": 0.5, "draw_apart": True}), data)
+    list(training.steps())
+    assert np.concatenate(asked).max() < HELD_OUT[0]
+    asked.clear()
+    training.evaluate(probe_scenes=64)
+    assert {scene for some in asked[:2] for scene in some.tolist()} == set(HELD_OUT.tolist())
+    assert sum(some.min() < HELD_OUT[0] for some in asked) == 1  # those that fit the probe
+
+
+def test_probes_are_fitted_on_training_scenes(data: SceneDataset) -> None:
+    training = Pretraining(CONFIG, data)
+    found = training.evaluate(probe_scenes=64).probes
+    fit = np.linspace(0, HELD_OUT[0] - 1, 64).astype(int)
+    training.model.eval()
+    with torch.no_grad():
+        one, other = (training._vectors(scenes, alone=False)[1] for scenes in (fit, HELD_OUT))
+    truth = data.state_group("target")
+    assert found["target_r2"] == pytest.approx(probe(one, truth[fit], other, truth[HELD_OUT]).r2, rel=1e-4)
+
+
+def test_figures_are_those_of_drawing_the_held_out_scenes(data: SceneDataset) -> None:
+    training = Pretraining(CONFIG, data)
+    found = training.evaluate(probe_scenes=64)
+    context, query = training._split(np.random.default_rng([CONFIG.seed, 2**31]), CONFIG.held_out)
+    seen, unseen = (training._views(HELD_OUT, views) for views in (context, query))
+    truth = unseen.images.float() / 255
+    with torch.no_grad():
+        prior = training.model.eval().predict(training.model.represent(seen), unseen.poses)
+    assert found.prior_mse == pytest.approx(float((prior - truth).square().mean()), rel=1e-3)
+    mean = data.images[: HELD_OUT[0]].mean((0, 1)) / 255
+    assert found.mean_image_mse == pytest.approx(np.square(truth.numpy() - mean).mean(), rel=1e-4)
+
+
+def test_a_gallery_shows_given_views_and_then_another(data: SceneDataset) -> None:
+    for scene, row in zip((HELD_OUT[0], HELD_OUT[-1]), Pretraining(CONFIG, data).gallery(2), strict=True):
+        np.testing.assert_allclose(np.stack(row[:4]) * 255, data.images[scene, :4], atol=1e-3)
+
+
+def test_a_step_goes_at_the_rate_that_it_says_and_no_further_than_the_clip(data: SceneDataset) -> None:
+    training = Pretraining(CONFIG.model_copy(update={"clip": 1e-3}), data)
+    for step in training.steps():
+        assert [group["lr"] for group in training._optimizer.param_groups] == [step.learning_rate]
+        norms = [parameter.grad.norm() for parameter in training._parameters if parameter.grad is not None]
+        assert torch.stack(norms).norm() < 1.01e-3 < step.gradient_norm

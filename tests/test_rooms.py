@@ -475,3 +475,17 @@ def test_render_shows_the_whole_room() -> None:
             assert 0 <= row < 90
             assert 0 <= column < 160
         assert env.render().shape == (90, 160, 3)
+
+
+def test_a_free_camera_goes_ahead_turns_left_and_tilts_up_and_says_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    with room(RoomFree, obs_mode="state") as env:
+        env.reset(seed=0)
+        monkeypatch.setattr(env, "is_free", lambda place, margin: True)
+        pose = np.array([0.2, -0.1, 0.8, 0.3, -0.2], np.float32)
+        moves = [0.5 * np.cos(0.3), 0.5 * np.sin(0.3), 0, np.deg2rad(36), np.deg2rad(10)]
+        for action, parts in (([1, 0, 0], [0, 1]), ([0, 1, 0], [3]), ([0, 0, 1], [4])):
+            expected = pose + np.where(np.isin(range(5), parts), moves, 0)
+            np.testing.assert_allclose(env._moved(pose, np.array(action)), expected, atol=1e-6)
+        env._poses = pose[None]
+        expected = [0.1, -0.05, 0.4, np.cos(0.3), np.sin(0.3), np.cos(-0.2), np.sin(-0.2)]
+        np.testing.assert_allclose(env.proprio(), expected, atol=1e-6)

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -40,12 +41,13 @@ from gqn_rl.agents.checkpoints import (
     save_checkpoint,
     save_replay,
 )
+from gqn_rl.agents.evaluation import Evaluation
 from gqn_rl.agents.interrupts import TrainingInterrupted, stopping_when
 from gqn_rl.agents.replay import replay
 from gqn_rl.agents.runs import Row, RunFolder, check_same_config
 from gqn_rl.agents.seeding import HELD_OUT, own_randomness, stretch_seeds
 from gqn_rl.agents.tracking import Tracker
-from gqn_rl.agents.training import TrainConfig, check_episodes_end, make_envs, train
+from gqn_rl.agents.training import TrainConfig, check_episodes_end, make_envs, see, train
 from gqn_rl.cli import main
 from gqn_rl.config import UserError
 from gqn_rl.files import locked
@@ -976,3 +978,61 @@ def test_missing_tracker_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match="needs the package wandb: install it, or set wandb=disabled"):
         train(tmp_path / "run", toy_config(wandb="offline"), ToyEncoder())
+
+
+# What a configuration promises -----------------------------------------------------------------------------------
+
+
+def test_all_that_a_configuration_says_of_seeing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gqn_rl.agents.training.see_with", lambda *given: given)
+    venv: Any = object()
+    encoder = ToyEncoder()
+    config = toy_config(proprio=False, context="episode", certainty=True)
+    assert see(config, encoder, venv) == (encoder, venv, False, None, "episode", True)
+    assert see(toy_config(encoder=None, pixels={"stack": 3}), None, venv) == (None, venv, True, 3, "now", False)
+
+
+class Seeded(ToyReach):
+    """Keeps the seeds that it is given."""
+
+    seeds: list[int] = []  # noqa: RUF012
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        if seed is not None:
+            Seeded.seeds.append(seed)
+        return super().reset(seed=seed, options=options)
+
+
+def test_training_has_the_seeds_of_its_stretches_and_evaluation_those_held_out(tmp_path: Path) -> None:
+    gym.register("test/Seeded-v0", entry_point=Seeded, max_episode_steps=EPISODE)
+    evaluation = {"every": 100, "episodes": 4}
+    config = toy_config(env__id="test/Seeded-v0", total_steps=200, evaluation=evaluation)
+    try:
+        train(tmp_path, config, ToyEncoder())
+    finally:
+        del gym.registry["test/Seeded-v0"]
+    assert {stretch_seeds(0, step)[1] for step in (0, 100)} <= set(Seeded.seeds)
+    assert {seed for seed in Seeded.seeds if seed >= HELD_OUT} == set(range(HELD_OUT, HELD_OUT + 4))
+
+
+def test_the_clock_goes_on_where_it_stopped(unfinished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint, _ = latest_checkpoint(unfinished_run / "checkpoint")
+    assert checkpoint is not None
+    monkeypatch.setattr("gqn_rl.agents.callbacks.time", SimpleNamespace(perf_counter=lambda: 0.0))
+    train(unfinished_run, toy_config(total_steps=150), ToyEncoder())
+    assert RunFolder(unfinished_run).rows()[-1].wall_s == round(checkpoint.wall_s, 1) > 0
+
+
+def test_the_episodes_of_all_environments_are_cut() -> None:
+    venv = make_vec_env(TOY_ID, {"obs_mode": "state"}, 2, seed=0)
+    model = build_model(SAC, venv, policy=None, kwargs={"learning_starts": 99}, total_steps=50, seed=0).learn(8)
+    cut_episodes(model)
+    buffer = replay_buffer(model)
+    assert buffer.dones[3].tolist() == buffer.timeouts[3].tolist() == [1, 1]
+
+
+def test_of_equal_policies_the_first_is_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    same = Evaluation(np.zeros(1), np.ones(1, int), np.zeros(1), np.zeros(1))
+    monkeypatch.setattr("gqn_rl.agents.training.evaluate", lambda *_, **__: same)
+    summary = train(tmp_path, toy_config(total_steps=200), ToyEncoder())
+    assert load_model(SAC, tmp_path / "best_model.zip").num_timesteps == summary["best"]["step"] == 100
