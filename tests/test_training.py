@@ -124,7 +124,9 @@ def run_and_kill(folder: Path, config: Path, rows: int, delay: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "changes", "kills"), [(SAC, {}, 2), (PPO, PPO_VALUES, 1)], ids=["off-policy", "on-policy"]
+    ("algorithm", "changes", "kills"),
+    [(SAC, {}, 2), (SAC, {"n_envs": 2}, 1), (PPO, PPO_VALUES, 1)],
+    ids=["off-policy", "two environments", "on-policy"],
 )
 def test_killed_run_ends_bit_identical_to_one_never_stopped(
     algorithm: type[BaseAlgorithm], changes: dict[str, Any], kills: int, tmp_path: Path
