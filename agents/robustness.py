@@ -161,6 +161,8 @@ def env_seen_by(cameras: str, config: TrainConfig) -> EnvConfig:
             raise UserError(
                 f"--cameras outside: {config.env.id} takes no {' or '.join(ELEVATIONS)}, to raise its cameras"
             )
+        if kwargs.pop("placement", None) == "ring":  # of a rig: it would have one elevation, and one radius
+            kwargs["radius"] = list(dome.radius)
         kwargs[raised] = list(dome.outside(DEGREES).elevation)
     return EnvConfig(id=config.env.id, kwargs=kwargs)
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -135,13 +136,10 @@ def describe_source(source: SceneSource, config: RecordConfig) -> Manifest:
     if len(state) != 1:
         raise UserError(f"state() of {config.env} is of shape {state}, must be (S,)")
     groups = {name: _bounds(name, part, state[0]) for name, part in source.state_groups.items()}
-    height, width = camera["image_size"]
-    plain_camera = {
-        "convention": str(camera["convention"]),
-        "fovy": float(camera["fovy"]),
-        "image_size": [int(height), int(width)],
-        "renderer": str(camera["renderer"]),
-    }
+    try:  # as it will be read back, to be compared
+        plain_camera = json.loads(json.dumps(dict(camera), default=lambda value: value.tolist()))
+    except (AttributeError, TypeError) as error:
+        raise UserError(f"camera_metadata of {config.env} holds what JSON cannot: {error}") from None
     return Manifest(config.to_dict(), plain_camera, groups, state[0])
 
 

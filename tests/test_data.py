@@ -317,6 +317,18 @@ def test_state_groups_may_be_open_or_count_from_the_end(tmp_path: Path) -> None:
     assert load_manifest(tmp_path / "data").state_size == 1
 
 
+def test_a_recording_goes_on_whatever_its_camera_tells_besides(tmp_path: Path) -> None:
+    dot = Dot()
+    dot.camera_metadata = {**Dot.camera_metadata, "lens": ("wide", np.float32(1.5)), "image_size": np.array([8, 8])}
+    config = RecordConfig(scenes=4, views=2, env="dots:Dot-v0")
+    open_recording(tmp_path / "data", describe_source(dot, config))
+    open_recording(tmp_path / "data", describe_source(dot, config))
+    assert load_manifest(tmp_path / "data").camera["lens"] == ["wide", 1.5]
+    dot.camera_metadata = {**Dot.camera_metadata, "lens": object()}
+    with pytest.raises(UserError, match="camera_metadata of dots:Dot-v0 holds what JSON cannot"):
+        describe_source(dot, config)
+
+
 def test_poses_that_mean_something_else_are_refused_before_any_work() -> None:
     dot = Dot()
     dot.camera_metadata = {**Dot.camera_metadata, "convention": "x right"}
@@ -490,3 +502,22 @@ def test_a_query_is_never_among_its_context(seed: int, context: int, query: int)
 def test_too_few_views_are_refused() -> None:
     with pytest.raises(ValueError, match="need 4 views, scenes have 3"):
         split_views(np.random.default_rng(0), 2, 3, 3, 1)
+
+
+def test_poses_of_a_recording_depend_on_its_seed_and_the_scene_as_a_probe_s_do(recording: Path) -> None:
+    data, source = SceneDataset(recording), make_arm(CONFIG.env, CONFIG.env_kwargs)
+    for scene in (0, 5, 77):
+        set_scene(source, BLOCK, CONFIG.seed, scene)
+        rng = np.random.default_rng([CONFIG.seed, scene, 1])
+        np.testing.assert_array_equal(data.poses[scene], [source.sample_pose(rng) for _ in range(data.views)])
+
+
+def test_the_hash_is_of_images_poses_and_states(recording: Path, tmp_path: Path) -> None:
+    hashes = {SceneDataset(recording).manifest.sha256}
+    for name in ("images", "poses", "states"):
+        copy = shutil.copytree(recording, tmp_path / name)
+        array: NDArray[Any] = np.load(copy / f"{name}.npy")
+        array.flat[-1] += 1
+        np.save(copy / f"{name}.npy", array)
+        hashes.add(finish_recording(copy).sha256)
+    assert len(hashes) == 4

@@ -380,3 +380,28 @@ def test_summary_says_what_was_achieved_and_by_chance(success: float, by_chance:
     for fact in ("15,000 steps", "10 minutes", "SAC", "arm-reach", "gqn-rl evaluate runs/x"):
         assert fact in text
     assert "\n" not in text
+
+
+def test_a_film_is_as_fast_as_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ToyReach.metadata, "render_fps", 25)
+    see = partial(see_with, ToyEncoder())
+    with film_episodes(TOY_ID, {}, lambda seen, starts: np.zeros((len(seen), 2)), see, episodes=1) as (_, fps):
+        assert fps == 25
+
+
+@pytest.mark.parametrize("codec", ["mp4", "gif"])
+def test_a_video_shows_as_many_frames_a_second_as_is_said(
+    codec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if codec == "gif":
+        monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    else:
+        pytest.importorskip("imageio_ffmpeg")
+    frames = [np.full((64, 96, 3), value, np.uint8) for value in (0, 120, 240)]
+    path = write_video(tmp_path / "film.mp4", frames, fps=5)
+    monkeypatch.undo()
+    assert path is not None
+    if codec == "gif":
+        assert iio.immeta(path, plugin="pillow")["duration"] == 200  # milliseconds
+    else:
+        assert iio.immeta(path, plugin="FFMPEG")["fps"] == pytest.approx(5)

@@ -177,3 +177,12 @@ def test_imagine_draws_the_maps_of_mazes(
     assert [row["views"] for row in rows] == ["0", "1", "2"]
     kept = json.loads((out / "imagination.json").read_text())["map"]
     assert [row["told_apart"] for row in kept] == [float(row["told_apart"]) for row in rows]
+
+
+def test_beside_the_views_so_far_is_what_they_are_drawn_as(gqn: GQN, shots: MapShots) -> None:
+    for index, row in enumerate(map_gallery(gqn, shots, PLAN, scenes=2)):
+        scene, count = index // 3, index % 3 + 1
+        seen = Views(*(torch.from_numpy(array[scene : scene + 1, :count]) for array in shots.walk))
+        pose = torch.from_numpy(shots.map.poses[scene : scene + 1])
+        drawn = gqn.generate(gqn.represent(seen), pose, deterministic=True)[0, 0, 0].numpy()
+        np.testing.assert_allclose(row[-2], drawn, atol=1e-5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 import warnings
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -517,3 +518,28 @@ def test_shadows_darken_and_nothing_else(env_id: str) -> None:
     assert darker > 50
     plain.close()
     shaded.close()
+
+
+def test_walls_of_corridors_and_of_each_room_have_a_look_of_their_own() -> None:
+    with maze() as env:
+        for seed in range(10):
+            env.new_scene(np.random.default_rng(seed))
+            layout: MazeLayout = env._layout
+            looks: dict[int, set[int]] = defaultdict(set)
+            for i, j in np.argwhere(layout.walls):
+                near = int(layout.rooms[max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2].max())
+                looks[near].add(int(env.model.geom_matid[env.model.geom(f"block_{i}_{j}").id]))
+            assert looks.keys() == set(range(layout.rooms.max() + 1))
+            assert all(len(look) == 1 for look in looks.values())
+            assert len(set.union(*looks.values())) == len(looks)
+
+
+def test_the_map_is_of_all_walls_and_no_more_and_the_dome_is_where_it_is_said_to_be() -> None:
+    with maze(size=9, dome_share=1.0) as env:
+        half = (env.size + 2) * CELL / 2
+        corner = project([half, half, WALL_HEIGHT], env.map_pose, env.fovy, 64, 64)
+        np.testing.assert_allclose(corner, [-0.5, 63.5], atol=0.01)
+        places = np.stack([env.sample_pose(np.random.default_rng(seed))[:3] for seed in range(100)])
+        elevations = np.rad2deg(np.arcsin(places[:, 2] / np.linalg.norm(places, axis=1)))
+        assert 55 - 1e-3 <= elevations.min() < 57
+        assert 63 < elevations.max() <= 65 + 1e-3

@@ -618,3 +618,73 @@ def test_tasks_are_pooled_where_all_are_normalised(tmp_path: Path) -> None:
     assert report.pooled["state"] == (100, 100, 100, 100)
     shutil.rmtree(tmp_path / "two")
     assert report_on(tmp_path).pooled == {}
+
+
+def test_a_claim_is_as_provisional_as_the_arm_of_fewer_seeds(tmp_path: Path) -> None:
+    for seed in range(5):
+        write_run(tmp_path, "state", seed, there_at(1))
+        write_run(tmp_path, "gqn", seed, there_at(2))
+    for seed in range(2):
+        write_run(tmp_path, "pixels", seed, there_at(8))
+    assert only_task(tmp_path).comparisons["pixels"].claim.endswith("times fewer steps (provisional: 2 seeds)")
+
+
+@pytest.mark.parametrize(("before", "noticed"), [(97.0, True), (103.0, True), (98.5, False)])
+def test_an_oracle_has_converged_within_two_points(tmp_path: Path, before: float, noticed: bool) -> None:
+    write_run(tmp_path, "state", 0, [*[before] * (EVALUATIONS - 3), *[100.0] * 3])
+    notes = [note for note in report_on(tmp_path).notes if "converged" in note]
+    assert [f"{100 - before:+.1f} points" in note for note in notes] == [True] * noticed
+
+
+def test_costs_are_in_the_units_of_their_columns(tmp_path: Path) -> None:
+    """Ten evaluations, three seconds and a hundred steps apart; there after two."""
+    write_task(tmp_path)
+    page = to_markdown(report_on(tmp_path))
+    assert "| steps | minutes | s / 1,000 steps | minutes to 90 | updates | replay, MiB | KiB a step | x gqn |" in page
+    assert "| `gqn` | 1,000 | 0.5 | 30.0 | 0.1 | 1,000 | 1.0 | 1.02 | 1 |" in page
+
+
+def test_facts_of_an_arm_are_medians_of_its_runs(tmp_path: Path) -> None:
+    for seed, updates in enumerate((10, 20, 90)):
+        write_run(tmp_path, "gqn", seed, there_at(2), facts={"random_score": RANDOM, "updates": updates})
+    assert only_task(tmp_path).arms["gqn"].fact("updates") == 20
+
+
+def test_a_line_for_each_run_says_where_it_ended(tmp_path: Path) -> None:
+    write_task(tmp_path / "results", seeds=1)
+    write_tables(tmp_path / "out", report_on(tmp_path / "results"))
+    (row,) = [row for row in table(tmp_path / "out" / RUNS) if row["arm"] == "gqn"]
+    names = ("last_step", "last_score", "last_points", "last_success", "wall_s", "steps_to_90")
+    assert [float(row[name]) for name in names] == [1_000, ORACLE, 100, 1, 30, 200]
+
+
+def test_what_pretraining_saves_is_a_bound_where_the_rival_is_censored_and_never_where_it_is_faster(
+    tmp_path: Path,
+) -> None:
+    facts = {"random_score": RANDOM, "budget": 1_000, "pretraining_frames": 2_400, "views": 2}
+    for task, rival in (("slow", [25.0] * EVALUATIONS), ("fast", there_at(1))):
+        write_run(tmp_path / task, "state", 0, there_at(1))
+        write_run(tmp_path / task, "gqn", 0, there_at(2), facts=facts)
+        write_run(tmp_path / task, "pixels_aug", 0, rival)
+    slow, fast = (only_task(tmp_path / task).break_even for task in ("slow", "fast"))
+    assert slow is not None
+    assert fast is not None
+    assert slow.saved == (800, np.inf)
+    assert (slow.tasks(1), slow.tasks(2)) == ((0, 3), (0, 1.5))
+    assert (fast.saved, fast.tasks(1)) == ((-100, -100), (np.inf, np.inf))
+    assert "| >= 800 | <= 3.00 | 2 | <= 1.50 |" in to_markdown(report_on(tmp_path / "slow"))
+    assert "| -100 | never | 2 | never |" in to_markdown(report_on(tmp_path / "fast"))
+
+
+def test_zero_is_the_mean_of_what_random_actions_scored(tmp_path: Path) -> None:
+    for seed, score in enumerate((-8.0, -9.0, -13.0)):
+        write_run(tmp_path, "state", seed, there_at(2), facts={"random_score": score})
+    assert only_task(tmp_path).scale.random == -10
+
+
+@pytest.mark.parametrize(("short", "last"), [(2, 1_000), (3, 500)])
+def test_a_curve_goes_as_far_as_half_of_its_runs(tmp_path: Path, short: int, last: int) -> None:
+    for seed in range(4):
+        points = there_at(2)[: 5 if seed < short else None]
+        write_run(tmp_path, "gqn", seed, points, facts={"random_score": RANDOM})
+    assert only_task(tmp_path).arms["gqn"].curve.steps[-1] == last

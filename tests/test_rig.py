@@ -32,7 +32,7 @@ from gqn_rl.config import UserError
 from gqn_rl.data import BlockPlan, RecordConfig, describe_source, load_manifest, set_scene
 from gqn_rl.encoder import GQNEncoder, load_encoder
 from gqn_rl.envs import rig_stage
-from gqn_rl.envs.rig import CameraRig, rig_for
+from gqn_rl.envs.rig import PERTURBING_STEPS, CameraRig, rig_for
 from gqn_rl.envs.rig_stage import make_inner, simulation
 from gqn_rl.envs.rig_survey import survey
 from gqn_rl.types import Perturbable, SceneSource
@@ -711,3 +711,165 @@ def test_a_rig_is_a_source_of_scenes_by_its_id() -> None:
     source.new_scene(np.random.default_rng(0))
     assert source.render_view(source.sample_pose(np.random.default_rng(0))).shape == (SIDE, SIDE, 3)
     source.close()  # type: ignore[attr-defined]
+
+
+def test_a_recording_says_how_far_a_rig_s_cameras_are() -> None:
+    with rig("toy/World-v0", radius=(1.0, 3.0)) as env:
+        assert describe_source(env, RecordConfig(scenes=4, views=2)).camera["distance"] == 2.0
+
+
+@pytest.mark.parametrize(("env_id", "own"), [(REACHER, 2), ("Pusher-v5", 7)])
+def test_what_is_known_of_an_environment_shows_nothing_but_the_robot(env_id: str, own: int) -> None:
+    """Of an arm of so many joints: all else goes elsewhere, and the numbers that a policy sees stay."""
+    with rig(env_id) as env:
+        env.reset(seed=0)
+        inner: Any = env.inner.unwrapped
+        before, said, place = env.proprio(), env._observation.copy(), inner.data.qpos.copy()
+
+        def put(part: slice, by: float) -> None:
+            place[part] += by
+            inner.set_state(place, inner.data.qvel.copy())
+            env._observation = inner._get_obs()
+
+        put(slice(own, None), 0.05)
+        assert not np.allclose(env._observation, said, atol=0.01)
+        np.testing.assert_allclose(env.proprio(), before, atol=1e-5)
+        put(slice(own), 0.3)
+        assert (np.abs(env.proprio() - before) > 0.01).sum() >= own
+
+
+def test_relatives_of_goals_and_robots_are_nearer_than_strangers() -> None:
+    with rig(FETCH) as env:
+        inner: Any = env.inner.unwrapped
+        for factor, name in (("goal", "desired_goal"), ("robot", "hand")):
+            part, moved, others = env.state_groups[name], [], []
+            for scene in range(40):
+                env.new_scene(np.random.default_rng(scene))
+                before = env.state()[part]
+                env.perturb_factor(factor, np.random.default_rng([scene, 1]))
+                moved.append(np.linalg.norm(env.state()[part] - before))
+                assert np.abs(inner.goal - inner.initial_gripper_xpos).max() <= inner.target_range + 1e-6
+                env.draw_factor(factor, np.random.default_rng([scene, 2]))
+                others.append(np.linalg.norm(env.state()[part] - before))
+            assert min(moved) > 0
+            assert np.mean(moved) < 0.75 * np.mean(others)
+
+
+def test_the_way_to_a_goal_is_told_in_the_units_of_the_goal_itself() -> None:
+    with rig(FETCH, obs_mode="oracle") as env:
+        told, said = [], []
+        for seed in (0, 1):
+            told.append(env.reset(seed=seed)[0])
+            said.append({name: value.copy() for name, value in env._observation.items()})
+    start = said[0]["achieved_goal"].size  # parts of a Dict are in the order of their names
+    goals = [one["desired_goal"] for one in said]
+    scale = (goals[1] - goals[0]) / (told[1] - told[0])[start : start + 3]
+    assert (scale < 0.2).all()  # the standard deviation of a goal, metres
+    for ours, theirs in zip(told, said, strict=True):
+        way = theirs["desired_goal"] - theirs["achieved_goal"]
+        np.testing.assert_allclose(ours[-3:], way / scale, atol=0.02)
+
+
+def test_a_scene_is_a_random_number_of_actions_from_its_beginning_and_no_more_than_is_said() -> None:
+    counts = [0]
+
+    def count(observation: Any, rng: np.random.Generator) -> Any:
+        counts[-1] += 1
+        return np.zeros(1, np.float32)
+
+    with rig("toy/World-v0", scene_steps=3, policy=count, center=(0.5, 0, 0.1), radius=1) as env:
+        drawn: set[int] = set()
+        perturbed: set[int] = set()
+        for scene in range(60):
+            for change, seen in ((env.draw_factor, drawn), (env.perturb_factor, perturbed)):
+                counts.append(0)
+                change("scene", np.random.default_rng(scene))
+                seen.add(counts[-1])
+    assert drawn == set(range(4))
+    assert perturbed == set(range(1, PERTURBING_STEPS + 1))
+
+
+def test_the_distance_that_makes_the_unit_of_length_is_the_cameras_mean_one() -> None:
+    with rig("toy/World-v0", radius=(1.0, 3.0)) as env:
+        places = [env.sample_pose(np.random.default_rng(seed))[:3] for seed in range(400)]
+        assert env.camera_metadata["distance"] == pytest.approx(np.linalg.norm(places, axis=1).mean(), rel=0.05)
+
+
+def test_what_matters_fills_four_fifths_of_the_picture() -> None:
+    with rig(FETCH) as env:
+        nearest, farthest = env.dome.radius
+        off = []
+        for scene in range(100):
+            env.new_scene(np.random.default_rng(scene))
+            off += [np.linalg.norm(env.state()[part]) for part in env.state_groups.values()]
+        filled = np.quantile(off, 0.9) / (nearest * np.sin(np.deg2rad(env.fovy / 2)))
+        assert filled == pytest.approx(0.8, abs=0.08)
+        assert farthest / nearest == pytest.approx(1.18)
+
+
+@pytest.mark.parametrize("views", range(1, 6))
+def test_on_an_arc_cameras_are_as_far_from_each_other_as_from_its_ends(views: int) -> None:
+    with rig("toy/World-v0", views=views, azimuth=(150, -150), elevation=(10, 30)) as env:
+        x, y, z = env.camera_poses[:, :3].T.astype(np.float64)
+        azimuths = np.rad2deg(np.arctan2(y, x)) % 360
+        np.testing.assert_allclose(np.diff([150, *azimuths, 210]), 60 / (views + 1), atol=1e-3)
+        np.testing.assert_allclose(np.rad2deg(np.arctan2(z, np.hypot(x, y))), 20, atol=1e-3)
+
+
+def test_a_rig_s_pixels_are_its_views_side_by_side_and_it_draws_itself_as_large_as_is_said() -> None:
+    size = {"views": 2, "image_size": (24, 32)}
+    with rig(REACHER, **size) as one, rig(REACHER, obs_mode="pixels", **size) as other:
+        views, pixels = one.reset(seed=0)[0]["images"], other.reset(seed=0)[0]
+        np.testing.assert_array_equal(pixels, np.concatenate(list(views), axis=-1))
+    with rig(REACHER, render_mode="rgb_array", render_size=(40, 60)) as env:
+        env.reset(seed=0)
+        picture = env.render()
+        assert picture is not None
+        assert picture.shape == (40, 60, 3)
+        assert picture.std() > 5
+
+
+POST = '<body name="post" pos="-.5 0 .1"><geom name="post" type="box" size=".05 .05 .05"/></body>'
+
+
+@pytest.mark.parametrize(
+    ("hide", "show", "places"),
+    [
+        ((), (), [-0.5, 0.5]),
+        ((), ("site:mark",), [-0.5, 0.5, 0.5]),
+        (("body:post",), (), [0.5]),
+        (("body:puck",), (), [-0.5]),
+        (("geom:puck",), ("body:puck",), [-0.5, 0.5]),  # the site of that body is shown, and what is hidden is hidden
+    ],
+)
+def test_elements_are_hidden_and_shown_by_name(
+    hide: tuple[str, ...], show: tuple[str, ...], places: list[float]
+) -> None:
+    stage = rig_stage.Stage(World(extra=POST), hide, show)
+    centres, _ = stage.visible_places(stage.look())
+    np.testing.assert_allclose(sorted(centres[:, 0]), places, atol=1e-9)
+
+
+class Anew(World):
+    """It compiles another model for every episode, in which the puck is blue and red by turns."""
+
+    episodes = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        self.episodes += 1
+        super().__init__(PUCK if self.episodes % 2 else PUCK.replace("1 0 0 1", "0 0 1 1"))
+        return super().reset(seed=seed)
+
+
+if "toy/Anew-v0" not in gym.registry:
+    gym.register("toy/Anew-v0", entry_point=Anew, max_episode_steps=10)
+
+
+def test_a_model_that_is_compiled_anew_is_seen_as_it_is_now() -> None:
+    with rig("toy/Anew-v0", views=1, track={"puck": "body:puck"}) as env:
+        for seed in range(4):
+            env.reset(seed=seed)
+            pose = env.camera_poses[0]
+            off = np.linalg.norm(red(env.render_view(pose)) - project(env.state()[:3], pose, env.fovy, SIDE, SIDE))
+            is_red = env.inner.unwrapped.episodes % 2  # type: ignore[attr-defined]
+            assert off < 1.5 if is_red else np.isnan(off), (seed, off)

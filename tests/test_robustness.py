@@ -225,8 +225,9 @@ def test_shares_are_of_the_way_from_random_to_own(
     assert "no share: from its own cameras, the policy is no better than random actions" in said
 
 
-def test_cameras_of_a_rig_are_raised_by_its_own_option() -> None:
-    rig = {"id": CAMERA_RIG, "kwargs": {"env_id": "Reacher-v5", "views": 2}}
+@pytest.mark.parametrize("placed", [{}, {"placement": "ring"}])
+def test_cameras_of_a_rig_are_raised_by_its_own_option(placed: dict[str, str]) -> None:
+    rig = {"id": CAMERA_RIG, "kwargs": {"env_id": "Reacher-v5", "views": 2, **placed}}
     own = TrainConfig.from_mapping({**values(pixels={}), "env": rig})
     raised = env_seen_by("outside", own)
     before, after = make_env(rig["id"], rig["kwargs"]), make_env(raised.id, raised.kwargs)

@@ -489,3 +489,41 @@ def test_a_free_camera_goes_ahead_turns_left_and_tilts_up_and_says_where_it_is(m
         env._poses = pose[None]
         expected = [0.1, -0.05, 0.4, np.cos(0.3), np.sin(0.3), np.cos(-0.2), np.sin(-0.2)]
         np.testing.assert_allclose(env.proprio(), expected, atol=1e-6)
+
+
+def test_what_probes_ask_for_is_the_colour_and_the_shape_of_the_object_of_lowest_hue() -> None:
+    with room(RoomFree, obs_mode="state") as env:
+        for _ in scenes(env, 20):
+            first = min(env.objects, key=lambda each: colorsys.rgb_to_hsv(*each.color)[0])
+            told = {name: env.state()[None][:, quantity.part][0] for name, quantity in env.state_quantities.items()}
+            np.testing.assert_allclose(told["lowest_hue_color"], first.color, rtol=1e-6)
+            np.testing.assert_array_equal(told["lowest_hue_shape"], [name == first.shape for name in SHAPES])
+
+
+@pytest.mark.parametrize("env_id", VIEWERS)
+def test_episodes_end_after_10_decisions_and_nothing_is_won(env_id: str) -> None:
+    env = gym.make(env_id, obs_mode="state")
+    env.reset(seed=0)
+    ends = [env.step(np.zeros(env.action_space.shape or (), np.float32))[1:4] for _ in range(10)]
+    assert ends == [(0.0, False, False)] * 9 + [(0.0, False, True)]
+    env.close()
+
+
+def test_free_cameras_stand_and_tilt_as_they_may_and_look_all_around() -> None:
+    with room(RoomFree, obs_mode="state") as env:
+        poses = np.stack([env.sample_pose(np.random.default_rng(seed)) for seed in scenes(env, 200)])
+        limits = ((poses[:, 2], 0.4, 1.2), (np.rad2deg(poses[:, 4]), -20, 5), (np.rad2deg(poses[:, 3]), -180, 180))
+        for numbers, low, high in limits:
+            near = 0.05 * (high - low)
+            assert low - 1e-4 <= numbers.min() < low + near
+            assert high - near < numbers.max() <= high + 1e-4
+
+
+def test_faces_of_meshes_are_turned_outwards() -> None:
+    """Those that are turned inwards are not drawn: one would look into an object, at its back."""
+    model = room_spec().compile()
+    for mesh in range(model.nmesh):
+        vertices = model.mesh_vert[model.mesh_vertadr[mesh] :][: model.mesh_vertnum[mesh]]
+        a, b, c = vertices[model.mesh_face[model.mesh_faceadr[mesh] :][: model.mesh_facenum[mesh]]].swapaxes(0, 1)
+        ahead = np.einsum("ij,ij->i", np.cross(b - a, c - a), (a + b + c) / 3 - vertices.mean(0))
+        assert (ahead > 0).all(), model.mesh(mesh).name

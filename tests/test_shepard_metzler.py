@@ -442,3 +442,19 @@ def test_render_shows_what_the_last_camera_sees() -> None:
         assert shown is not None
         assert shown.shape == (64, 64, 3)
         assert np.abs(seen - shown).mean() < 3  # but for shadows and smoother edges
+
+
+def test_what_probes_ask_for_is_where_the_state_has_it() -> None:
+    with blocks(obs_mode="state") as env:
+        for _ in scenes(env, 10):
+            told = {name: env.state()[None][:, quantity.part][0] for name, quantity in env.state_quantities.items()}
+            table = env.state()[12:54].reshape(SLOTS, 6)[:5]
+            np.testing.assert_array_equal(told["shape"].reshape(5, 3), table[:, :3])
+            np.testing.assert_array_equal(told["colors"].reshape(5, 3), table[:, 3:])
+            assert told["mirrored"].tolist() == [1.0 if env.is_mirrored else -1.0]
+
+
+def test_one_object_is_seen_from_where_the_published_ones_are_and_two_from_twice_as_far() -> None:
+    for objects in (1, 2):
+        with blocks(obs_mode="state", objects=objects) as env:
+            assert env.dome.radius == pytest.approx((objects * 10 / 3,) * 2)

@@ -1038,3 +1038,14 @@ def test_of_equal_policies_the_first_is_the_best(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("gqn_rl.agents.training.evaluate", lambda *_, **__: same)
     summary = train(tmp_path, toy_config(total_steps=200), ToyEncoder())
     assert load_model(SAC, tmp_path / "best_model.zip").num_timesteps == summary["best"]["step"] == 100
+
+
+def test_what_is_tracked_stands_at_its_step(tmp_path: Path) -> None:
+    logged: list[dict[str, Any]] = []
+    tracker = Tracker("disabled", tmp_path, "run", {})
+    tracker._run = SimpleNamespace(log=logged.append, finish=lambda: None)
+    tracker.log(300, {"score": 1.5})
+    logger = tracker.logger()
+    logger.record("train/loss", 0.5)
+    logger.dump(400)
+    assert logged == [{"step": 300, "score": 1.5}, {"step": 400, "train/loss": 0.5}]
