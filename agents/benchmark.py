@@ -108,14 +108,23 @@ class Job:
         return self.folder.with_name(f"{self.folder.name}.log")
 
     @property
+    def csv(self) -> Path:
+        """Where the run's evaluations are published."""
+        return self.results.with_name(f"{self.results.name}.csv")  # a name may have a dot: it is no suffix
+
+    @property
+    def json(self) -> Path:
+        """Where all else that is known of the run is published."""
+        return self.results.with_name(f"{self.results.name}.json")
+
+    @property
     def kept(self) -> dict[str, Any] | None:
         """What is known of the run whose results lie there; None where there are none."""
-        path = self.results.with_name(f"{self.results.name}.json")
-        if not path.exists():
+        if not self.json.exists():
             return None
-        facts = read_json(path)
+        facts = read_json(self.json)
         if not isinstance(facts, dict) or not isinstance(facts.get("config"), dict):
-            raise UserError(f"{path} is no run's: it has no 'config'; choose another --out")
+            raise UserError(f"{self.json} is no run's: it has no 'config'; choose another --out")
         return facts
 
     @property
@@ -127,23 +136,20 @@ class Job:
     def published(self) -> bool:
         """Whether the results of a finished run are there: they are kept as they are."""
         kept = self.kept
-        return (
-            kept is not None
-            and kept.get("finished") is True
-            and self.results.with_name(f"{self.results.name}.csv").exists()
-        )
+        return kept is not None and kept.get("finished") is True and self.csv.exists()
 
     def check_kept(self, encoder_hash: str | None) -> None:
         """Raise :class:`UserError` where there are results of a run with another configuration or encoder."""
-        kept, path = self.kept, f"{self.results}.json"
+        kept = self.kept
         if kept is None:
             return
-        before = type(self.config).from_mapping(kept["config"], source=path)  # keys that came later have their defaults
-        check_same_config(Path(path), before.to_dict(), self.config.to_dict())
+        # Read as a configuration: keys that came later have their defaults.
+        before = type(self.config).from_mapping(kept["config"], source=str(self.json))
+        check_same_config(self.json, before.to_dict(), self.config.to_dict())
         if kept.get("encoder_hash") != encoder_hash:
             raise UserError(
-                f"{path} is of a run that saw with another encoder ({kept.get('encoder_hash')}, now {encoder_hash}); "
-                "use another --out"
+                f"{self.json} is of a run that saw with another encoder "
+                f"({kept.get('encoder_hash')}, now {encoder_hash}); use another --out"
             )
 
 

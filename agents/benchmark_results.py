@@ -33,9 +33,9 @@ def publish(job: Job, facts: ArmFacts) -> bool:
     versions = read_json(run.versions)
     resumed = versions.pop("resumed", [])
     # First: where the JSON says that the run is finished, the CSV is whole.
-    write_text(job.results.with_name(f"{job.results.name}.csv"), content[: content.rfind("\n") + 1])
+    write_text(job.csv, content[: content.rfind("\n") + 1])
     write_json(
-        job.results.with_name(f"{job.results.name}.json"),
+        job.json,
         {
             "task": job.config.task,
             "arm": job.config.arm,

@@ -154,7 +154,7 @@ def env_seen_by(cameras: str, config: TrainConfig) -> EnvConfig:
     if mode == "fixed":
         kwargs["cameras"] = "episode"
     if cameras == "outside":
-        if dome.elevation[1] >= 89:
+        if not dome.has_outside:
             raise UserError(f"--cameras outside: there is no room above a dome up to {dome.elevation[1]:g} degrees")
         raised = next((name for name in ELEVATIONS if name in arguments), None)
         if raised is None:

@@ -22,6 +22,8 @@ from gqn_rl.types import POSE_SIZE, Pose
 CONVENTION = "x,y,z (m, z up); yaw about z from +x, pitch above horizon (rad); no roll"
 
 
+#: Degrees above which no camera outside a dome stands: looking straight down, it would have no yaw.
+HIGHEST = 89.0
 #: What a source of pictures tells of its camera (:class:`gqn_rl.types.SceneSource`).
 METADATA = ("convention", "fovy", "image_size", "renderer")
 
@@ -180,7 +182,12 @@ class Dome:
 
     def outside(self, degrees: float) -> Dome:
         """The band of this width just above the dome's highest elevation: viewpoints never trained on."""
-        return replace(self, elevation=(self.elevation[1], min(self.elevation[1] + degrees, 89.0)))
+        return replace(self, elevation=(self.elevation[1], min(self.elevation[1] + degrees, HIGHEST)))
+
+    @property
+    def has_outside(self) -> bool:
+        """Whether there is room above for :meth:`outside`."""
+        return self.elevation[1] < HIGHEST
 
 
 @dataclass(frozen=True)

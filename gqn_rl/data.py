@@ -137,8 +137,8 @@ def describe_source(source: SceneSource, config: RecordConfig) -> Manifest:
         raise UserError(f"state() of {config.env} is of shape {state}, must be (S,)")
     groups = {name: _bounds(name, part, state[0]) for name, part in source.state_groups.items()}
     try:  # as it will be read back, to be compared
-        plain_camera = json.loads(json.dumps(dict(camera), default=lambda value: value.tolist()))
-    except (AttributeError, TypeError) as error:
+        plain_camera = json.loads(json.dumps(dict(camera), default=lambda value: value.tolist(), allow_nan=False))
+    except (AttributeError, TypeError, ValueError) as error:
         raise UserError(f"camera_metadata of {config.env} holds what JSON cannot: {error}") from None
     return Manifest(config.to_dict(), plain_camera, groups, state[0])
 

@@ -259,7 +259,7 @@ def draw_curves(path: Path, rows: Sequence[Row], title: str) -> None:
 def _curve(axes: Axes, rows: Sequence[Row] | Sequence[MapRow], field: str, label: str, color: str) -> None:
     views = [row.views for row in rows]
     middle = np.array([getattr(row, field) for row in rows])
-    if field == "told_apart":
+    if f"{field}_low" in rows[0]._fields:
         low, high = (np.array([getattr(row, f"{field}_{end}") for row in rows]) for end in ("low", "high"))
     else:
         half = np.array([getattr(row, f"{field}_95") for row in rows])

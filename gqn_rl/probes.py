@@ -137,7 +137,7 @@ PoseSampler = Callable[[np.random.Generator], Pose]
 def raised(source: SceneSource, degrees: float) -> Dome | None:
     """The band above the dome of ``source``, ``degrees`` wide at most; None where there is no dome, or no room."""
     dome = getattr(source, "dome", None)
-    return dome.outside(degrees) if isinstance(dome, Dome) and dome.elevation[1] < 89 else None
+    return dome.outside(degrees) if isinstance(dome, Dome) and dome.has_outside else None
 
 
 def camera_regions(source: SceneSource, degrees: float) -> dict[str, PoseSampler]:

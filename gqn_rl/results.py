@@ -18,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from gqn_rl.cameras import is_whole
 from gqn_rl.config import UserError
 from gqn_rl.files import read_json
 
@@ -203,9 +204,7 @@ def _read_facts(path: Path) -> Facts:
             if not isinstance(value, dict):
                 raise UserError(f"{path}: {key!r} is {value!r}, must be an object")
         elif key == "resumed":
-            if not (
-                isinstance(value, list) and all(isinstance(one, dict) and _is_step(one.get("step")) for one in value)
-            ):
+            if not isinstance(value, list) or not all(map(_is_resumption, value)):
                 raise UserError(f"{path}: {key!r} is {value!r}, must be a list of objects, each with a step from 0")
         elif key == "encoder_hash":
             if not isinstance(value, str):
@@ -217,5 +216,5 @@ def _read_facts(path: Path) -> Facts:
     return Facts(**known)
 
 
-def _is_step(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+def _is_resumption(one: Any) -> bool:
+    return isinstance(one, dict) and is_whole(one.get("step")) and one["step"] >= 0

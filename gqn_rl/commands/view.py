@@ -37,12 +37,12 @@ def run(options: argparse.Namespace) -> None:
         raise UserError(f"--out must name a .png file, got {options.out}")
     if options.out.is_dir():
         raise UserError(f"--out must name a .png file, and {options.out} is a folder")
-    make_folder(options.out.parent)
     env, kwargs = options.env, dict(parse_override(text) for text in options.overrides)
     if rig_factors(env) is not None:
         check_one_env(env, kwargs)
         env, kwargs = CAMERA_RIG, {**kwargs, "env_id": env}
     source = make_scene_source(env, kwargs)
+    make_folder(options.out.parent)
     rows = contact_sheet(source, options.scenes, options.views, options.seed)
     save_png(options.out, grid(rows, options.scale))
     print(f"{options.out}: {options.scenes} scenes of {options.env}, {options.views} views of each")
